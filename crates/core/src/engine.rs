@@ -1,0 +1,138 @@
+//! The loop that performs what [`crate::operation::next`] decides. Generic over the ports; it does
+//! no I/O of its own.
+
+mod perform;
+mod survey;
+
+pub use self::survey::{plan_capture, plan_restore};
+use crate::operation::{Effect, Fact, JournalEntry, Next, Outcome, Plan, Record, Settle, next};
+use crate::ports::{Answer, World};
+use crate::problem::{Problem, ProblemKind, ProblemNote};
+
+/// Who watches an operation, and may ask it to stop.
+pub trait Observer {
+    /// An effect is about to be performed.
+    fn begins(&self, effect: &Effect);
+    /// It was performed, or failed.
+    fn ended(&self, effect: &Effect, result: &Result<Fact, Problem>);
+    /// Whether someone wants the operation to be given up. What releases the guest is done anyway.
+    fn cancelled(&self) -> bool;
+}
+
+/// Performs a plan from its beginning.
+///
+/// # Errors
+/// Only where the journal cannot be opened or closed, or this process is being ended: then the
+/// entry stays open for [`take_over`]. What fails otherwise is part of the outcome.
+pub fn run(world: &World<'_>, plan: Plan, observer: &dyn Observer) -> Answer<Outcome> {
+    world.journal.open(&plan)?;
+    drive(world, JournalEntry { plan, records: Vec::new() }, observer)
+}
+
+/// Settles an operation that another process left behind.
+///
+/// # Errors
+/// As for [`run`].
+pub fn take_over(
+    world: &World<'_>,
+    mut entry: JournalEntry,
+    settle: Settle,
+    observer: &dyn Observer,
+) -> Answer<Outcome> {
+    let record = Record::TakenOver { boot: world.clock.boot()?, settle };
+    world.journal.append(&entry.plan, &record)?;
+    entry.records.push(record);
+    drive(world, entry, observer)
+}
+
+fn drive(world: &World<'_>, mut entry: JournalEntry, observer: &dyn Observer) -> Answer<Outcome> {
+    let mut journal = Recorder { world, broken: None };
+    loop {
+        let effect = match next(&entry.plan, &entry.records) {
+            Next::Perform(effect) => effect,
+            Next::Finished(outcome) => {
+                if !matches!(outcome, Outcome::Unsettled { .. }) {
+                    world.journal.close(&entry.plan)?;
+                }
+                return Ok(outcome);
+            }
+        };
+        observer.begins(&effect);
+        let result = attempt(&mut journal, &mut entry, &effect, observer);
+        observer.ended(&effect, &result);
+        let record = match result {
+            Ok(fact) => Record::Done { effect, fact },
+            Err(problem) if problem.kind == ProblemKind::Dying => return Err(problem),
+            Err(problem) => Record::Failed { effect, problem: problem.note() },
+        };
+        // What is known in memory still counts where it could not be written down.
+        let _ = journal.append(&entry.plan, &record)?;
+        entry.records.push(record);
+    }
+}
+
+fn attempt(
+    journal: &mut Recorder<'_>,
+    entry: &mut JournalEntry,
+    effect: &Effect,
+    observer: &dyn Observer,
+) -> Answer<Fact> {
+    if is_cancellable(effect) && observer.cancelled() {
+        return Err(Problem::failed("cancelled"));
+    }
+    let begun = Record::Begun { effect: effect.clone() };
+    if let Some(problem) = journal.append(&entry.plan, &begun)?
+        && !releases(effect)
+    {
+        return Err(problem.into());
+    }
+    entry.records.push(begun);
+    perform::perform(journal.world, entry, effect)
+}
+
+/// Writes records until the journal fails once. From then on only the guest is released, and the
+/// rest is left to repair: a full disk must not leave a guest paused.
+struct Recorder<'a> {
+    world: &'a World<'a>,
+    broken: Option<ProblemNote>,
+}
+
+impl Recorder<'_> {
+    /// The problem of a broken journal; an error only where this process is being ended.
+    fn append(&mut self, plan: &Plan, record: &Record) -> Answer<Option<ProblemNote>> {
+        if self.broken.is_none() {
+            match self.world.journal.append(plan, record) {
+                Err(problem) if problem.kind == ProblemKind::Dying => return Err(problem),
+                Err(problem) => self.broken = Some(problem.note()),
+                Ok(()) => {}
+            }
+        }
+        Ok(self.broken.clone())
+    }
+}
+
+/// Steps that may be left out when someone wants to stop.
+fn is_cancellable(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::StagePoint
+            | Effect::KeepManagedSave
+            | Effect::ExternalSnapshot
+            | Effect::Suspend
+            | Effect::SnapshotVolumes
+            | Effect::PrepareFile { .. }
+            | Effect::Stop
+    )
+}
+
+/// Steps that let the guest go. They can be repeated whatever the journal says of them; clearing
+/// away cannot: what was destroyed unrecorded, a later repair would believe to be there.
+fn releases(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::Resume
+            | Effect::AbortSnapshotJob
+            | Effect::SettleOverlay { .. }
+            | Effect::RemoveOverlay { .. }
+    )
+}

@@ -1,0 +1,62 @@
+//! Names and plans that tests agree on.
+
+use crate::capture::{self, CapturePlan};
+use crate::engine::plan_capture;
+use crate::name::{GuestName, GuestUuid, SnapshotId};
+use crate::restore;
+
+use super::Fake;
+
+macro_rules! literal {
+    ($text:expr) => {
+        match $text.parse() {
+            Ok(name) => name,
+            Err(error) => unreachable!("{error}"),
+        }
+    };
+}
+
+pub(super) fn guest_name() -> GuestName {
+    literal!("w")
+}
+
+pub(super) fn guest_uuid() -> GuestUuid {
+    literal!("00000000-0000-4000-8000-000000000001")
+}
+
+pub(super) fn snapshot_id(number: u64) -> SnapshotId {
+    literal!(format!("snapshot-{number}"))
+}
+
+/// A request for the best point that can be had, the `number`th.
+pub fn capture_request(number: u32) -> capture::Request {
+    capture::Request {
+        point: literal!(format!("00000000-0000-4000-9000-{number:012}")),
+        name: literal!(format!("point-{number}")),
+        consistency: None,
+        engine: None,
+        overlay_folder: "/overlays".into(),
+        dump_limit_s: 60,
+        commit_limit_s: 60,
+    }
+}
+
+/// A request for a restore with memory of a guest that may be running.
+pub fn restore_request() -> restore::Request {
+    restore::Request {
+        id: literal!("00000000-0000-4000-a000-000000000001"),
+        cold: false,
+        paused: false,
+        force: true,
+        keep_definition: false,
+    }
+}
+
+/// The plan of a capture with memory of a running guest with one disk.
+pub fn sample_capture() -> CapturePlan {
+    let fake = Fake::with_guest(1);
+    match plan_capture(&fake.world(), &capture_request(1), &fake.guest_uuid()) {
+        Ok(plan) => plan,
+        Err(problem) => unreachable!("{problem}"),
+    }
+}

@@ -1,0 +1,157 @@
+//! Volumes whose snapshots are copies of numbers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Fake, State};
+use crate::inventory::{Location, ObjectId, Snapshot};
+use crate::name::{PointName, Volume};
+use crate::ports::{Answer, NamedFile, Storage};
+use crate::problem::Problem;
+
+impl Storage for Fake {
+    fn locate(&self, image: &Path) -> Answer<Location> {
+        self.look(|state| {
+            let Some((volume, path_in_volume)) = state.volume_of(image) else {
+                return Err(Problem::lacking(format!("{} is on tmpfs", image.display())));
+            };
+            let object = state.object_of(image).ok_or_else(|| missing(image))?;
+            Ok(Location { volume, path_in_volume, object })
+        })
+    }
+
+    fn object(&self, path: &Path) -> Answer<Option<ObjectId>> {
+        self.look(|state| Ok(state.object_of(path)))
+    }
+
+    fn snapshot(&self, volumes: &[Volume], name: &PointName) -> Answer<Vec<Snapshot>> {
+        let half = |state: &mut State| {
+            if let Some(volume) = volumes.first() {
+                state.take_snapshot(volume, name);
+            }
+        };
+        self.change("snapshot", half, |state| {
+            let taken = state
+                .snapshots
+                .iter()
+                .any(|(it, _)| volumes.contains(&it.volume) && it.name == *name);
+            if taken {
+                return Err(Problem::refused(format!("a snapshot {name} exists")));
+            }
+            Ok(volumes.iter().map(|volume| state.take_snapshot(volume, name)).collect())
+        })
+    }
+
+    fn snapshots(&self, volume: &Volume) -> Answer<Vec<Snapshot>> {
+        self.look(|state| {
+            let of_volume = state.snapshots.iter().filter(|(it, _)| it.volume == *volume);
+            Ok(of_volume.map(|(it, _)| it.clone()).collect())
+        })
+    }
+
+    fn destroy(&self, snapshot: &Snapshot) -> Answer<()> {
+        self.change(
+            "destroy",
+            |_| {},
+            |state| {
+                let named =
+                    |it: &Snapshot| it.volume == snapshot.volume && it.name == snapshot.name;
+                if state.snapshots.iter().any(|(it, _)| named(it) && it.id != snapshot.id) {
+                    return Err(Problem::refused(format!("{} is another snapshot", snapshot.name)));
+                }
+                state.snapshots.retain(|(it, _)| it != snapshot);
+                Ok(())
+            },
+        )
+    }
+
+    fn annotate(&self, _: &Volume, _: &[NamedFile]) -> Answer<()> {
+        self.change("annotate", |_| {}, |_| Ok(()))
+    }
+
+    fn copy_from_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        path_in_volume: &Path,
+        beside: &Path,
+        _like: &Path,
+    ) -> Answer<ObjectId> {
+        let half = |state: &mut State| {
+            state.new_file(beside, 0, None);
+        };
+        self.change("copy from snapshot", half, |state| {
+            let content = state
+                .snapshots
+                .iter()
+                .find(|(it, _)| it == snapshot)
+                .and_then(|(_, files)| files.get(path_in_volume).copied())
+                .ok_or_else(|| missing(path_in_volume))?;
+            Ok(state.new_file(beside, content, None))
+        })
+    }
+
+    fn copy_file(&self, source: &Path, beside: &Path, _like: &Path) -> Answer<ObjectId> {
+        self.change(
+            "copy file",
+            |_| {},
+            |state| {
+                let content = state.files.get(source).map_or(7, |file| file.content);
+                Ok(state.new_file(beside, content, None))
+            },
+        )
+    }
+
+    fn exchange(&self, beside: &Path, target: &Path) -> Answer<()> {
+        self.change(
+            "exchange",
+            |_| {},
+            |state| {
+                let spare = state.files.remove(beside).ok_or_else(|| missing(beside))?;
+                if let Some(replaced) = state.files.insert(target.to_owned(), spare) {
+                    state.files.insert(beside.to_owned(), replaced);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    fn remove_file(&self, path: &Path) -> Answer<()> {
+        self.change(
+            "remove file",
+            |_| {},
+            |state| {
+                state.files.remove(path);
+                Ok(())
+            },
+        )
+    }
+}
+
+fn missing(path: &Path) -> Problem {
+    Problem::not_found(format!("{} does not exist", path.display()))
+}
+
+impl State {
+    fn object_of(&self, path: &Path) -> Option<ObjectId> {
+        self.files.get(path).map(|file| ObjectId(format!("object-{}", file.object)))
+    }
+
+    fn take_snapshot(&mut self, volume: &Volume, name: &PointName) -> Snapshot {
+        let number = self.number();
+        let files: BTreeMap<_, _> = self
+            .files
+            .iter()
+            .filter_map(|(path, file)| {
+                let (holder, rest) = self.volume_of(path)?;
+                (holder == *volume).then_some((rest, file.content))
+            })
+            .collect();
+        let snapshot = Snapshot {
+            volume: volume.clone(),
+            name: name.clone(),
+            id: super::sample::snapshot_id(number),
+        };
+        self.snapshots.push((snapshot.clone(), files));
+        snapshot
+    }
+}

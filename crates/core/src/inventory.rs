@@ -1,0 +1,155 @@
+//! What is there: guests, their disks, volumes and snapshots, as plain values that the ports
+//! report and that plans are made from.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{GuestName, GuestUuid, PointName, SnapshotId, Volume};
+
+/// What a guest is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GuestState {
+    /// Its CPUs run.
+    Running,
+    /// Suspended by somebody's `virsh suspend`.
+    PausedByUser,
+    /// Suspended for another reason: an I/O error, a migration, a dump, a crash.
+    PausedOtherwise,
+    /// No process.
+    ShutOff,
+}
+
+impl GuestState {
+    /// Whether there is a QEMU process.
+    pub fn is_active(self) -> bool {
+        self != Self::ShutOff
+    }
+}
+
+/// One life of a guest: from a start of QEMU to its end. A journal record that carries another
+/// session never justifies a resume or a stop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The kernel's boot id.
+    pub boot: String,
+    /// libvirt's domain id, which counts up with each start.
+    pub domain_id: u32,
+    /// QEMU's start time in clock ticks since boot, from `/proc/PID/stat`; 0 where unknown.
+    pub started_ticks: u64,
+}
+
+/// A guest as libvirt knows it at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// Its present name.
+    pub name: GuestName,
+    /// Its identity.
+    pub uuid: GuestUuid,
+    /// What it is doing.
+    pub state: GuestState,
+    /// Its present life; `None` exactly when it is shut off.
+    pub session: Option<Session>,
+    /// Whether libvirt keeps its definition when it is shut off.
+    pub persistent: bool,
+    /// Whether `virsh managedsave` left an image that the next start would resume.
+    pub managed_save: bool,
+    /// What libvirt is doing with it as a whole: a migration, a save, a dump.
+    pub job: Option<String>,
+    /// The definition of the running guest, secrets included; `None` when it is shut off.
+    pub live_xml: Option<String>,
+    /// The definition that the next start uses; `None` for a transient guest.
+    pub inactive_xml: Option<String>,
+}
+
+/// What a `<disk>` is to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskDevice {
+    /// A disk.
+    Disk,
+    /// An optical drive.
+    Cdrom,
+    /// A floppy drive.
+    Floppy,
+    /// A SCSI device passed through.
+    Lun,
+}
+
+/// Where a disk's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskSource {
+    /// An image file.
+    File(PathBuf),
+    /// A block device.
+    Block(PathBuf),
+    /// Something that no local storage can snapshot: network, volume, nvme, vhost-user.
+    Elsewhere(String),
+    /// An empty drive.
+    Empty,
+}
+
+impl DiskSource {
+    /// The local path, where there is one.
+    pub fn path(&self) -> Option<&PathBuf> {
+        match self {
+            Self::File(path) | Self::Block(path) => Some(path),
+            Self::Elsewhere(_) | Self::Empty => None,
+        }
+    }
+}
+
+/// A `<disk>` of a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The guest's name for it: `vda`, `sdb`.
+    pub target: String,
+    /// What it is to the guest.
+    pub device: DiskDevice,
+    /// Where its bytes come from.
+    pub source: DiskSource,
+    /// The driver's image format: `raw`, `qcow2`.
+    pub format: String,
+    /// `<driver cache=…>`, where it is set.
+    pub cache: Option<String>,
+    /// Whether the guest cannot write to it.
+    pub read_only: bool,
+    /// Whether several guests may write to it.
+    pub shareable: bool,
+    /// The local files behind it, nearest first, where libvirt lists its backing chain.
+    pub backing: Vec<PathBuf>,
+    /// Whether a block job is mirroring it elsewhere at this moment.
+    pub mirror: bool,
+}
+
+/// Which file or device an image is, whatever its name: on Btrfs the subvolume's uuid and the
+/// inode, because the device number of a subvolume changes from mount to mount.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ObjectId(pub String);
+
+/// Where an image lies on storage that can snapshot it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location {
+    /// The volume that holds it.
+    pub volume: Volume,
+    /// Its path below the volume's root, without a leading `/`.
+    pub path_in_volume: PathBuf,
+    /// Which object it is.
+    pub object: ObjectId,
+}
+
+/// A volume's snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The volume that it was taken of.
+    pub volume: Volume,
+    /// Its name on that volume.
+    #[serde(rename = "snapshot")]
+    pub name: PointName,
+    /// Its identity.
+    #[serde(rename = "guid")]
+    pub id: SnapshotId,
+}

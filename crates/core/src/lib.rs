@@ -1,0 +1,23 @@
+//! What Vitrify decides: names, plans, the machines of capture and restore, and the ports through
+//! which an engine performs what they decide. Nothing here touches the machine; `clippy.toml`
+//! beside this crate forbids the clock, the environment, processes and files.
+
+#![forbid(unsafe_code)]
+
+pub mod capture;
+pub mod config;
+pub mod definition;
+pub mod engine;
+pub mod inventory;
+pub mod manifest;
+pub mod name;
+pub mod operation;
+pub mod point;
+pub mod ports;
+pub mod problem;
+pub mod restore;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;

@@ -1,0 +1,155 @@
+//! The manifest: what binds a restore point's parts together, and the grammar of its file.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::capture::{Consistency, Engine};
+use crate::inventory::{GuestState, Snapshot};
+use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, Volume};
+
+/// The version that is written, and the only one that is read.
+pub const VERSION: u32 = 1;
+
+/// A manifest that cannot be believed.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON, or a field is missing or of the wrong kind.
+    #[error("it is not a manifest")]
+    Malformed(#[from] serde_json::Error),
+    /// Written by a later Vitrify.
+    #[error("its version is {0}, and this vitrify reads version {VERSION}")]
+    Version(u32),
+    /// Its checksum is of another text.
+    #[error("its checksum does not match: it was changed after the capture")]
+    Checksum,
+}
+
+/// A guest's RAM and device state at the capture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemoryImage {
+    /// The image's length.
+    pub bytes: Bytes,
+    /// BLAKE3 of the whole image, in hexadecimal.
+    pub blake3: String,
+}
+
+/// A disk that the point holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointDisk {
+    /// The guest's name for it.
+    pub target: String,
+    /// Where the image lay.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: String,
+    /// The volume whose snapshot, among [`Manifest::volumes`], holds it.
+    pub volume: Volume,
+    /// Its path below the volume's root.
+    pub path_in_volume: PathBuf,
+}
+
+/// A disk that the point does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UncoveredDisk {
+    /// The guest's name for it.
+    pub target: String,
+    /// Why not.
+    pub reason: String,
+}
+
+/// A restore point, described by itself. Times are UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The point.
+    pub id: PointId,
+    /// Its names.
+    pub names: Vec<PointName>,
+    /// The guest's name at the capture.
+    pub guest: GuestName,
+    /// The guest.
+    pub guest_uuid: GuestUuid,
+    /// The instant, to the microsecond: when the disks were snapshotted.
+    pub time: Timestamp,
+    /// What the guest was doing.
+    pub state: GuestState,
+    /// What the point promises.
+    pub consistency: Consistency,
+    /// How it was taken.
+    pub engine: Engine,
+    /// Why so.
+    pub reason: String,
+    /// How long the guest's CPUs stood still, in microseconds; absent where they never did.
+    pub pause_us: Option<u64>,
+    /// How long a running guest waited for our reader, in microseconds.
+    pub stalled_us: u64,
+    /// The snapshots.
+    pub volumes: Vec<Snapshot>,
+    /// The disks on them.
+    pub disks: Vec<PointDisk>,
+    /// The disks left out.
+    pub uncovered: Vec<UncoveredDisk>,
+    /// The memory image, bound to these snapshots and no others.
+    pub memory: Option<MemoryImage>,
+    /// Where the UEFI variables lay, if the point holds them (as `nvram`).
+    pub nvram: Option<PathBuf>,
+    /// The machine type.
+    pub machine: String,
+    /// libvirt's and QEMU's versions.
+    pub hypervisor: String,
+    /// The kernel's release.
+    pub kernel: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    manifest: serde_json::Value,
+    blake3: String,
+}
+
+impl Manifest {
+    /// The file's text: the manifest and a BLAKE3 checksum over it, so that its parts cannot be
+    /// re-bound unnoticed.
+    pub fn to_text(&self) -> String {
+        let manifest = serde_json::to_value(self).unwrap_or_default();
+        let sealed = Sealed { blake3: checksum(&manifest), manifest };
+        let mut text = serde_json::to_string_pretty(&sealed).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Reads such a text.
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        let sealed: Sealed = serde_json::from_str(text)?;
+        let version = sealed.manifest.get("version").and_then(serde_json::Value::as_u64);
+        match version.and_then(|version| u32::try_from(version).ok()) {
+            Some(VERSION) => {}
+            other => return Err(ManifestError::Version(other.unwrap_or(0))),
+        }
+        if checksum(&sealed.manifest) != sealed.blake3 {
+            return Err(ManifestError::Checksum);
+        }
+        Ok(serde_json::from_value(sealed.manifest)?)
+    }
+
+    /// The snapshot that holds a disk.
+    pub fn snapshot_of(&self, disk: &PointDisk) -> Option<&Snapshot> {
+        self.volumes.iter().find(|snapshot| snapshot.volume == disk.volume)
+    }
+
+    /// The name that the snapshots carry.
+    pub fn name(&self) -> Option<&PointName> {
+        self.names.first()
+    }
+}
+
+fn checksum(manifest: &serde_json::Value) -> String {
+    blake3::hash(manifest.to_string().as_bytes()).to_hex().to_string()
+}

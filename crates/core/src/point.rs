@@ -1,0 +1,1 @@
+//! Finding a point: the grammar of `GUEST@POINT`.

@@ -1,0 +1,182 @@
+//! The restore: what its plan holds, and what follows from what was done so far.
+//!
+//! Every file is copied beside its place while the guest still runs; then the guest is stopped and
+//! the files change places. Before the stop an interrupted restore is undone, after it it is
+//! carried on; one that fails goes back, with the replaced files still there.
+
+mod plan;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::plan::{Facts, Request, RestoreError, plan};
+use crate::inventory::{Session, Snapshot};
+use crate::name::{GuestName, GuestUuid, PointId};
+use crate::operation::{Effect, Fact, History, Next, Outcome};
+
+/// A file that a restore puts in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreFile {
+    /// What it is to the guest: a disk's target, or `nvram`.
+    pub label: String,
+    /// Where it comes from.
+    pub source: FileSource,
+    /// Where it goes.
+    pub place: PathBuf,
+    /// Where it is prepared: beside its place, under a name of this operation.
+    pub beside: PathBuf,
+}
+
+/// Where a restored file comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum FileSource {
+    /// A volume's snapshot.
+    Snapshot {
+        /// The snapshot.
+        snapshot: Snapshot,
+        /// The path below the volume's root.
+        path_in_volume: PathBuf,
+    },
+    /// The point's folder.
+    Point {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// How the guest comes up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "mode", rename_all = "kebab-case")]
+pub enum StartMode {
+    /// From the point's memory image.
+    Resume {
+        /// The image.
+        image: PathBuf,
+    },
+    /// By booting.
+    Boot,
+    /// Not at all: it was shut off at the capture.
+    StayOff,
+}
+
+/// A change of the inactive definition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinitionChange {
+    /// The point's.
+    pub new: String,
+    /// What it replaces; `None` where the guest is not defined.
+    pub old: Option<String>,
+}
+
+/// A restore, decided in full. What it holds is as secret as the guest's definition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// This restore.
+    pub id: PointId,
+    /// The point that is restored.
+    pub point: PointId,
+    /// The guest's name in that point.
+    pub guest: GuestName,
+    /// The guest.
+    pub guest_uuid: GuestUuid,
+    /// The boot in which this was planned.
+    pub boot: String,
+    /// The guest's life that is ended, if it had one.
+    pub session: Option<Session>,
+    /// The files.
+    pub files: Vec<RestoreFile>,
+    /// The definition, unless it is kept.
+    pub definition: Option<DefinitionChange>,
+    /// How the guest comes up.
+    pub start: StartMode,
+    /// Whether it comes up suspended.
+    pub paused: bool,
+}
+
+impl RestorePlan {
+    /// The effects of an undisturbed run, in order.
+    pub fn steps(&self) -> Vec<Effect> {
+        let files = 0..self.files.len();
+        let mut steps: Vec<_> = files.clone().map(|file| Effect::PrepareFile { file }).collect();
+        steps.push(Effect::Stop);
+        steps.extend(files.clone().map(|file| Effect::SwapFile { file }));
+        if self.definition.is_some() {
+            steps.push(Effect::Define);
+        }
+        steps.push(Effect::Start);
+        steps.push(Effect::DropManagedSave);
+        steps.extend(files.map(|file| Effect::DropFile { file }));
+        steps
+    }
+
+    fn steps_back(&self, history: &History<'_>) -> Vec<Effect> {
+        let mut steps = Vec::new();
+        for file in (0..self.files.len()).rev() {
+            if history.begun(&Effect::SwapFile { file }) {
+                steps.push(Effect::UnswapFile { file });
+            }
+        }
+        if history.begun(&Effect::Define) {
+            steps.push(Effect::Redefine);
+        }
+        for file in 0..self.files.len() {
+            if history.begun(&Effect::PrepareFile { file }) {
+                steps.push(Effect::DropFile { file });
+            }
+        }
+        steps
+    }
+}
+
+/// What follows in a restore.
+pub fn next(plan: &RestorePlan, history: &History<'_>) -> Next {
+    let back = is_going_back(plan, history);
+    let steps = if back { plan.steps_back(history) } else { plan.steps() };
+    for step in steps {
+        if history.done(&step).is_some() {
+            continue;
+        }
+        if history.failed_now(&step).is_some() {
+            // A file that could not be put back must keep its spare; a spare that could not be
+            // removed harms nothing, but is not forgotten.
+            if is_drop(&step) {
+                continue;
+            }
+            break;
+        }
+        return Next::Perform(step);
+    }
+    let problems = history.problems_now();
+    Next::Finished(match (back, is_over(plan, history, back)) {
+        (_, false) => Outcome::Unsettled { problems, published: None },
+        (true, true) => Outcome::Abandoned { problem: problems.into_iter().next() },
+        (false, true) => Outcome::Restored,
+    })
+}
+
+fn is_over(plan: &RestorePlan, history: &History<'_>, back: bool) -> bool {
+    let steps = if back { plan.steps_back(history) } else { plan.steps() };
+    steps.iter().all(|step| history.done(step).is_some())
+}
+
+fn is_going_back(plan: &RestorePlan, history: &History<'_>) -> bool {
+    let steps = plan.steps();
+    if steps.iter().any(|step| !is_drop(step) && history.ever_failed(step).is_some()) {
+        return true;
+    }
+    history.taken_over().is_some() && !history.begun(&Effect::Stop)
+}
+
+fn is_drop(step: &Effect) -> bool {
+    matches!(step, Effect::DropManagedSave | Effect::DropFile { .. })
+}
+
+/// The object that a file was prepared as, from the history.
+pub fn prepared<'a>(history: &History<'a>, file: usize) -> Option<&'a crate::inventory::ObjectId> {
+    match history.done(&Effect::PrepareFile { file }) {
+        Some(Fact::Prepared { object }) => Some(object),
+        _ => None,
+    }
+}
