@@ -1,1 +1,248 @@
-//! The configuration.
+//! The configuration: from the text of one or several TOML files to a [`Config`], or to an error
+//! with file, line and the nearest valid key.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+/// What an administrator can set. [`Config::default`] is what holds without any file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the homes are; `None`: the default place, `memory` below the state folder.
+    pub store: Option<PathBuf>,
+    /// How much of the store stays free, in percent.
+    pub reserve_percent: u64,
+    /// Whether memory images may lie on the root file system.
+    pub on_root: bool,
+    /// Where overlay files go during a capture; `None`: `overlays` below the state folder.
+    pub overlay_folder: Option<PathBuf>,
+    /// How long libvirt's dump of RAM may take.
+    pub dump_limit: Duration,
+    /// How long the commit of a disk may take.
+    pub commit_limit: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            store: None,
+            reserve_percent: 10,
+            on_root: false,
+            overlay_folder: None,
+            dump_limit: Duration::from_secs(600),
+            commit_limit: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A configuration file that cannot be believed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {message}")]
+pub struct ConfigError {
+    /// The file.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong there, and the nearest valid key where one is near.
+    pub message: String,
+}
+
+impl Config {
+    /// Reads the files in order, given with their names; a later one overrides an earlier one.
+    pub fn parse<'a>(
+        files: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        for (file, text) in files {
+            let layer: Layer = toml::from_str(text).map_err(|error| explain(file, text, &error))?;
+            config.apply(layer);
+        }
+        Ok(config)
+    }
+
+    fn apply(&mut self, layer: Layer) {
+        let Layer { memory, overlay } = layer;
+        let set = |place: &mut Option<PathBuf>, path: Option<AbsolutePath>| {
+            if let Some(AbsolutePath(path)) = path {
+                *place = Some(path);
+            }
+        };
+        set(&mut self.store, memory.store);
+        set(&mut self.overlay_folder, overlay.path);
+        if let Some(Percent(percent)) = memory.reserve {
+            self.reserve_percent = percent;
+        }
+        self.on_root = memory.on_root.unwrap_or(self.on_root);
+        if let Some(Limit(limit)) = overlay.dump_limit {
+            self.dump_limit = limit;
+        }
+        if let Some(Limit(limit)) = overlay.commit_limit {
+            self.commit_limit = limit;
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Layer {
+    memory: MemoryLayer,
+    overlay: OverlayLayer,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct MemoryLayer {
+    store: Option<AbsolutePath>,
+    reserve: Option<Percent>,
+    on_root: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct OverlayLayer {
+    path: Option<AbsolutePath>,
+    dump_limit: Option<Limit>,
+    commit_limit: Option<Limit>,
+}
+
+/// Parses a value from its text, the error being the sentence that the administrator reads.
+trait FromText: Sized {
+    fn from_text(text: &str) -> Result<Self, String>;
+}
+
+fn from_text<'de, D: Deserializer<'de>, T: FromText>(deserializer: D) -> Result<T, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    T::from_text(&text).map_err(serde::de::Error::custom)
+}
+
+macro_rules! deserialize_from_text {
+    ($($name:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                from_text(deserializer)
+            }
+        }
+    )*};
+}
+
+#[derive(Debug)]
+struct AbsolutePath(PathBuf);
+#[derive(Debug)]
+struct Percent(u64);
+#[derive(Debug)]
+struct Limit(Duration);
+deserialize_from_text!(AbsolutePath, Percent, Limit);
+
+impl FromText for AbsolutePath {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.starts_with('/') {
+            true => Ok(Self(text.into())),
+            false => Err(format!("'{text}' is not an absolute path")),
+        }
+    }
+}
+
+impl FromText for Percent {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.strip_suffix('%')
+            .and_then(|number| number.trim().parse().ok())
+            .filter(|percent| *percent < 100)
+            .map(Self)
+            .ok_or_else(|| format!("'{text}' is not a share below 100%, such as \"10%\""))
+    }
+}
+
+impl FromText for Limit {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let seconds = match unit.trim() {
+            "s" => 1,
+            "min" => 60,
+            "h" => 3600,
+            _ => 0,
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(seconds))
+            .filter(|seconds| *seconds > 0)
+            .map(|seconds| Self(Duration::from_secs(seconds)))
+            .ok_or_else(|| format!("'{text}' is not a time such as \"90s\", \"10min\" or \"1h\""))
+    }
+}
+
+const KEYS: [&str; 8] =
+    ["memory", "overlay", "store", "reserve", "on-root", "path", "dump-limit", "commit-limit"];
+
+fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let start = error.span().map_or(0, |span| span.start);
+    let line = text.get(..start).map_or(1, |before| before.matches('\n').count() + 1);
+    let mut message = error.message().to_owned();
+    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+    if let Some(key) = unknown {
+        message = match nearest(key) {
+            Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),
+            None => format!("unknown key '{key}'; the keys are {}", KEYS.join(", ")),
+        };
+    }
+    ConfigError { file: file.to_owned(), line, message }
+}
+
+fn nearest(key: &str) -> Option<&'static str> {
+    let near = |known: &&str| distance(key, known) <= 2;
+    KEYS.into_iter().filter(near).min_by_key(|known| distance(key, known))
+}
+
+/// Levenshtein's distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_files_override() {
+        let first = "[memory]\nstore = '/mem'\nreserve = '5%'\n";
+        let second = "[memory]\nstore = '/big'\n[overlay]\ndump-limit = '90s'\n";
+        let config = Config::parse([("a", first), ("b", second)]).unwrap();
+        assert_eq!(config.store, Some("/big".into()));
+        assert_eq!(config.reserve_percent, 5);
+        assert_eq!(config.dump_limit, Duration::from_secs(90));
+        assert_eq!(config.commit_limit, Config::default().commit_limit);
+    }
+
+    #[test]
+    fn errors_say_where_and_what_instead() {
+        for (text, line, message) in [
+            ("[memory]\nstroe = '/mem'", 2, "unknown key 'stroe'; did you mean 'store'?"),
+            ("[memroy]\nstore = '/mem'", 1, "unknown key 'memroy'; did you mean 'memory'?"),
+            ("[memory]\nstore = 'mem'", 2, "'mem' is not an absolute path"),
+            ("\n[memory]\nreserve = 'ten'", 3, "'ten' is not a share below 100%, such as \"10%\""),
+            (
+                "[overlay]\ndump-limit = '0s'",
+                2,
+                "'0s' is not a time such as \"90s\", \"10min\" or \"1h\"",
+            ),
+            ("[memory]\non-root = 'yes'", 2, "invalid type: string \"yes\", expected a boolean"),
+        ] {
+            let error = Config::parse([("v.toml", text)]).unwrap_err();
+            assert_eq!((error.line, error.message.as_str()), (line, message), "{text}");
+        }
+        assert!(Config::parse([("v.toml", "[memory")]).is_err());
+    }
+}

@@ -15,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub use self::sample::{capture_request, restore_request, sample_capture};
+pub use self::sample::{capture_request, restore_request, sample_capture, sample_manifest};
 use crate::inventory::{GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, Volume};

@@ -109,17 +109,16 @@ pub struct Manifest {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Sealed {
-    manifest: serde_json::Value,
+struct Sealed<T> {
+    manifest: T,
     blake3: String,
 }
 
 impl Manifest {
-    /// The file's text: the manifest and a BLAKE3 checksum over it, so that its parts cannot be
-    /// re-bound unnoticed.
+    /// The file's text: the manifest and a BLAKE3 checksum over its fields in their declared order,
+    /// so that its parts cannot be re-bound unnoticed.
     pub fn to_text(&self) -> String {
-        let manifest = serde_json::to_value(self).unwrap_or_default();
-        let sealed = Sealed { blake3: checksum(&manifest), manifest };
+        let sealed = Sealed { manifest: self, blake3: self.checksum() };
         let mut text = serde_json::to_string_pretty(&sealed).unwrap_or_default();
         text.push('\n');
         text
@@ -127,16 +126,22 @@ impl Manifest {
 
     /// Reads such a text.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        let sealed: Sealed = serde_json::from_str(text)?;
-        let version = sealed.manifest.get("version").and_then(serde_json::Value::as_u64);
+        let raw: Sealed<serde_json::Value> = serde_json::from_str(text)?;
+        let version = raw.manifest.get("version").and_then(serde_json::Value::as_u64);
         match version.and_then(|version| u32::try_from(version).ok()) {
             Some(VERSION) => {}
             other => return Err(ManifestError::Version(other.unwrap_or(0))),
         }
-        if checksum(&sealed.manifest) != sealed.blake3 {
-            return Err(ManifestError::Checksum);
+        let manifest: Self = serde_json::from_value(raw.manifest)?;
+        match manifest.checksum() == raw.blake3 {
+            true => Ok(manifest),
+            false => Err(ManifestError::Checksum),
         }
-        Ok(serde_json::from_value(sealed.manifest)?)
+    }
+
+    fn checksum(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        blake3::hash(text.as_bytes()).to_hex().to_string()
     }
 
     /// The snapshot that holds a disk.
@@ -150,6 +155,22 @@ impl Manifest {
     }
 }
 
-fn checksum(manifest: &serde_json::Value) -> String {
-    blake3::hash(manifest.to_string().as_bytes()).to_hex().to_string()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::sample_manifest;
+
+    #[test]
+    fn reads_what_it_wrote_and_nothing_that_was_changed() {
+        let manifest = sample_manifest("2026-11-23T10:00:00Z", "one");
+        let text = manifest.to_text();
+        assert_eq!(Manifest::parse(&text).unwrap(), manifest);
+        let rebound = text.replace("snapshot-1", "snapshot-2");
+        assert!(matches!(Manifest::parse(&rebound), Err(ManifestError::Checksum)));
+        let later = text.replace("\"version\": 1", "\"version\": 2");
+        assert!(matches!(Manifest::parse(&later), Err(ManifestError::Version(2))));
+        for cut in 0..text.len() - 1 {
+            assert!(Manifest::parse(&text[..cut]).is_err(), "cut at {cut}");
+        }
+    }
 }

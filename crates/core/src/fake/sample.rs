@@ -1,7 +1,9 @@
 //! Names and plans that tests agree on.
 
-use crate::capture::{self, CapturePlan};
+use crate::capture::{self, CapturePlan, Consistency, Engine};
 use crate::engine::plan_capture;
+use crate::inventory::Snapshot;
+use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::name::{GuestName, GuestUuid, SnapshotId};
 use crate::restore;
 
@@ -58,5 +60,42 @@ pub fn sample_capture() -> CapturePlan {
     match plan_capture(&fake.world(), &capture_request(1), &fake.guest_uuid()) {
         Ok(plan) => plan,
         Err(problem) => unreachable!("{problem}"),
+    }
+}
+
+/// A point without memory of the guest `w`, taken at `time` (RFC 3339) under this name.
+pub fn sample_manifest(time: &str, name: &str) -> Manifest {
+    let plan = sample_capture();
+    Manifest {
+        version: VERSION,
+        id: plan.point,
+        names: vec![literal!(name)],
+        guest: plan.guest,
+        guest_uuid: plan.guest_uuid,
+        time: literal!(time),
+        state: plan.state,
+        consistency: Consistency::Crash,
+        engine: Engine::Plain,
+        reason: plan.reason,
+        pause_us: None,
+        stalled_us: 0,
+        volumes: vec![Snapshot {
+            volume: plan.volumes[0].clone(),
+            name: literal!(name),
+            id: snapshot_id(1),
+        }],
+        disks: vec![PointDisk {
+            target: plan.disks[0].target.clone(),
+            path: plan.disks[0].path.clone(),
+            format: plan.disks[0].format.clone(),
+            volume: plan.disks[0].volume.clone(),
+            path_in_volume: plan.disks[0].path_in_volume.clone(),
+        }],
+        uncovered: Vec::new(),
+        memory: None,
+        nvram: None,
+        machine: plan.machine,
+        hypervisor: plan.hypervisor,
+        kernel: plan.kernel,
     }
 }

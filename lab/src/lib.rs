@@ -1,0 +1,22 @@
+//! The lab: real libvirt guests on real pools, for the tests, the demo and the benchmark.
+//!
+//! A [`world::World`] ties together a fresh pool, a memory store, a place for overlays and a
+//! configuration, and runs the real `vitrify` against them. A [`guest::Guest`] in it boots the
+//! witness, which says on its serial port ([`serial::Serial`]) whether its memory and disks are of
+//! one instant. [`harness::run`] runs tests on such worlds one after the other and reports those
+//! that cannot run here as skipped. Everything is removed when it is dropped. Needs root and what
+//! `cargo xtask setup` provides; guests are emulated, no KVM is needed.
+
+pub mod cpio;
+pub mod guest;
+pub mod harness;
+pub mod image;
+pub mod pool;
+pub mod run;
+pub mod scratch;
+pub mod serial;
+pub mod vitrify;
+pub mod world;
+
+mod sweep;
+mod xml;

@@ -1,0 +1,44 @@
+//! Removes what lab programs left behind that were killed: they could not clean up, their guests
+//! and mounts stay. Only what carries the id of a process that is gone is touched.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Once;
+
+use crate::guest;
+use crate::run::{must, virsh};
+use crate::scratch;
+use crate::world;
+
+static ONCE: Once = Once::new();
+
+/// Sweeps, once per process.
+pub(crate) fn once() {
+    ONCE.call_once(|| {
+        let names = virsh(&["list", "--all", "--name"]).unwrap_or_default();
+        for name in names.lines().filter(|name| world::owner(name).is_some_and(is_gone)) {
+            guest::remove(name);
+        }
+        for directory in left_behind() {
+            let mountpoint = directory.join("pool").display().to_string();
+            // Most have no pool mounted, or none at all.
+            let _ = must("umount", &["--recursive", &mountpoint]);
+            if let Err(error) = fs::remove_dir_all(&directory) {
+                scratch::complain(&directory.display().to_string(), &error);
+            }
+        }
+    });
+}
+
+fn left_behind() -> Vec<PathBuf> {
+    let entries = fs::read_dir(scratch::PARENT).into_iter().flatten().flatten();
+    let of_the_dead = |path: &PathBuf| scratch::owner(path).is_some_and(is_gone);
+    entries.map(|entry| entry.path()).filter(of_the_dead).collect()
+}
+
+/// Whether a process has ended; one whose end its parent did not look at yet has.
+fn is_gone(process: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    matches!(state, None | Some('Z' | 'X'))
+}

@@ -1,0 +1,236 @@
+//! The witness proves itself: it finds memory and disks of one instant good, and of two instants
+//! bad.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use vitrify_lab::guest::{Format, Guest, Machine, Witness};
+use vitrify_lab::harness::{self, Outcome};
+use vitrify_lab::run::must;
+use vitrify_lab::serial::Status;
+use vitrify_lab::world::World;
+use witness::line::{From, Line};
+
+/// A boot takes 3 to 4 s here under emulation.
+const BOOT: Duration = Duration::from_secs(60);
+/// A step takes 20 ms.
+const SOON: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    harness::run(&[
+        ("counts_on_two_disks_without_a_mismatch", counts_on_two_disks_without_a_mismatch),
+        ("saved_and_restored_it_is_the_same_boot", saved_and_restored_it_is_the_same_boot),
+        ("memory_on_newer_disks_is_reported", memory_on_newer_disks_is_reported),
+        ("memory_on_older_disks_is_reported", memory_on_older_disks_is_reported),
+        ("memory_on_one_newer_disk_is_reported", memory_on_one_newer_disk_is_reported),
+        ("a_cold_boot_continues_from_the_disks", a_cold_boot_continues_from_the_disks),
+        ("disks_of_two_instants_are_reported_at_a_cold_boot", disks_of_two_instants),
+        ("without_a_disk_it_refuses_to_count", without_a_disk_it_refuses_to_count),
+        ("it_makes_memory_dirty_at_the_rate_asked_for", it_makes_memory_dirty),
+    ])
+}
+
+/// A world and a witness that runs in it; the guest goes first.
+struct Scene {
+    guest: Guest,
+    disks: [PathBuf; 2],
+    world: World,
+}
+
+impl Scene {
+    fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        Self::with_step(Duration::from_millis(20))
+    }
+
+    fn with_step(step: Duration) -> Result<Self, Box<dyn std::error::Error>> {
+        let world = World::new()?;
+        let volume = world.pool.subvolume("guest")?;
+        let disks = [volume.join("a.raw"), volume.join("b.qcow2")];
+        let witness = Witness::new(&world.guest_name("w"))
+            .disk(&disks[0], Format::Raw)
+            .disk(&disks[1], Format::Qcow2)
+            .step(step);
+        let mut guest = world.start(&witness)?;
+        let ready = guest.serial.ready(BOOT)?;
+        assert_eq!((ready.disks, ready.from, ready.count), (2, From::Fresh, 0));
+        Ok(Self { guest, disks, world })
+    }
+
+    /// Copies the disks of a paused or stopped guest aside.
+    fn keep_disks(&self, name: &str) -> Result<[PathBuf; 2], Box<dyn std::error::Error>> {
+        let copies = self.disks.each_ref().map(|disk| disk.with_extension(name));
+        for (disk, copy) in self.disks.iter().zip(&copies) {
+            must("cp", &["--reflink=always", text(disk)?, text(copy)?])?;
+        }
+        Ok(copies)
+    }
+
+    fn memory(&self) -> PathBuf {
+        self.world.store.join("memory")
+    }
+
+    /// Waits for the first mismatch from here on and returns it with the count at which it was
+    /// found.
+    fn mismatch(&mut self) -> Result<(String, Status), Box<dyn std::error::Error>> {
+        let is_mismatch = |line: &Line| matches!(line, Line::Mismatch { .. });
+        let line = self.guest.serial.wait_for("mismatch", SOON, is_mismatch)?;
+        let status = self.guest.serial.count_reaches(0, SOON)?;
+        Ok((line.to_string(), status))
+    }
+}
+
+fn text(path: &Path) -> Result<&str, &'static str> {
+    path.to_str().ok_or("a path that is not text")
+}
+
+fn counts_on_two_disks_without_a_mismatch() -> Outcome {
+    let mut scene = Scene::with_step(Duration::from_millis(5))?;
+    // More than a lap of the ring, so that every slot was overwritten once.
+    let status = scene.guest.serial.count_reaches(2100, Duration::from_secs(120))?;
+    assert_eq!(status.mismatches, 0);
+    assert_eq!(scene.guest.serial.mismatches(), [""; 0]);
+    Ok(())
+}
+
+fn saved_and_restored_it_is_the_same_boot() -> Outcome {
+    let mut scene = Scene::new()?;
+    let before = scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.save(&scene.memory())?;
+    scene.guest.serial.skip_to_end()?;
+    let last = scene.guest.serial.latest().ok_or("nothing was said")?;
+    scene.guest.restore(&scene.memory())?;
+    let after = scene.guest.serial.count_reaches(last.count + 50, SOON)?;
+    assert_eq!((after.boot, after.mismatches), (before.boot, 0));
+    Ok(())
+}
+
+fn memory_on_newer_disks_is_reported() -> Outcome {
+    let mut scene = Scene::new()?;
+    scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.save(&scene.memory())?;
+    scene.guest.serial.skip_to_end()?;
+    let saved = scene.guest.serial.latest().ok_or("nothing was said")?;
+    // The guest goes on, and with it its disks, before its memory is put back.
+    scene.guest.restore(&scene.memory())?;
+    scene.guest.serial.count_reaches(saved.count + 20, SOON)?;
+    scene.guest.destroy()?;
+    scene.guest.serial.skip_to_end()?;
+    scene.guest.restore(&scene.memory())?;
+    reported_at_once(&mut scene, saved, "vda")
+}
+
+fn memory_on_older_disks_is_reported() -> Outcome {
+    let mut scene = Scene::new()?;
+    scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.suspend()?;
+    let older = scene.keep_disks("older")?;
+    scene.guest.resume()?;
+    scene.guest.serial.steps_on(20, SOON)?;
+    scene.guest.save(&scene.memory())?;
+    scene.guest.serial.skip_to_end()?;
+    let saved = scene.guest.serial.latest().ok_or("nothing was said")?;
+    for (copy, disk) in older.iter().zip(&scene.disks) {
+        fs::rename(copy, disk)?;
+    }
+    scene.guest.restore(&scene.memory())?;
+    reported_at_once(&mut scene, saved, "vda")
+}
+
+fn memory_on_one_newer_disk_is_reported() -> Outcome {
+    let mut scene = Scene::new()?;
+    scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.save(&scene.memory())?;
+    scene.guest.serial.skip_to_end()?;
+    let saved = scene.guest.serial.latest().ok_or("nothing was said")?;
+    let [first, _] = scene.keep_disks("saved")?;
+    scene.guest.restore(&scene.memory())?;
+    scene.guest.serial.count_reaches(saved.count + 20, SOON)?;
+    scene.guest.destroy()?;
+    scene.guest.serial.skip_to_end()?;
+    fs::rename(&first, &scene.disks[0])?;
+    scene.guest.restore(&scene.memory())?;
+    reported_at_once(&mut scene, saved, "vdb")
+}
+
+/// A mismatch on `disk` must be said by the first steps after a restore of the memory of `saved`,
+/// and stay in every status from then on.
+fn reported_at_once(scene: &mut Scene, saved: Status, disk: &str) -> Outcome {
+    let (line, status) = scene.mismatch()?;
+    assert!(line.contains(&format!("disk={disk} ")), "{line}");
+    assert!(status.mismatches > 0, "{status:?}");
+    // A status is said each 50 ms and the saved one may be that old.
+    assert!(status.count <= saved.count + 10, "{status:?} long after {saved:?}");
+    assert_eq!(status.boot, saved.boot);
+    let later = scene.guest.serial.steps_on(50, SOON)?;
+    assert!(later.mismatches >= status.mismatches, "{later:?}");
+    Ok(())
+}
+
+fn a_cold_boot_continues_from_the_disks() -> Outcome {
+    let mut scene = Scene::new()?;
+    let before = scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.destroy()?;
+    scene.guest.serial.skip_to_end()?;
+    let last = scene.guest.serial.latest().ok_or("nothing was said")?;
+    scene.guest.start()?;
+    let ready = scene.guest.serial.ready(BOOT)?;
+    assert_eq!((ready.disks, ready.from), (2, From::Cold));
+    assert_ne!(ready.boot, before.boot);
+    // A status is said each 50 ms: a few more steps than the last said can be on the disks.
+    assert!((last.count..last.count + 10).contains(&ready.count), "{ready:?} after {last:?}");
+    let after = scene.guest.serial.count_reaches(ready.count + 50, SOON)?;
+    assert_eq!((after.boot, after.mismatches), (ready.boot, 0));
+    Ok(())
+}
+
+fn disks_of_two_instants() -> Outcome {
+    let mut scene = Scene::new()?;
+    scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.suspend()?;
+    let [older, _] = scene.keep_disks("older")?;
+    scene.guest.resume()?;
+    scene.guest.serial.steps_on(20, SOON)?;
+    scene.guest.destroy()?;
+    scene.guest.serial.skip_to_end()?;
+    fs::rename(&older, &scene.disks[0])?;
+    scene.guest.start()?;
+    let is_mismatch = |line: &Line| matches!(line, Line::Mismatch { .. });
+    let line = scene.guest.serial.wait_for("mismatch", BOOT, is_mismatch)?.to_string();
+    assert!(line.contains("MISMATCH disks expected=one-instant"), "{line}");
+    Ok(())
+}
+
+fn without_a_disk_it_refuses_to_count() -> Outcome {
+    let world = World::new()?;
+    let mut guest = world.start(&Witness::new(&world.guest_name("none")).machine(Machine::Q35))?;
+    let is_fatal = |line: &Line| matches!(line, Line::Fatal { .. });
+    let line = guest.serial.wait_for("fatal", BOOT, is_fatal)?;
+    assert_eq!(line, Line::Fatal { reason: "no disk".to_owned() });
+    Ok(())
+}
+
+fn it_makes_memory_dirty() -> Outcome {
+    const ASKED_MBPS: u64 = 50;
+    let world = World::new()?;
+    let volume = world.pool.subvolume("guest")?;
+    let witness = Witness::new(&world.guest_name("dirty"))
+        .disk(volume.join("a.raw"), Format::Raw)
+        .fill_mib(32)
+        .dirty_mbps(ASKED_MBPS);
+    let mut guest = world.start(&witness)?;
+    guest.serial.ready(BOOT)?;
+    let near = |mbps| (ASKED_MBPS / 2..=ASKED_MBPS).contains(&mbps);
+    let reached =
+        |line: &Line| matches!(line, Line::Status { dirty_mbps, .. } if near(*dirty_mbps));
+    guest.serial.wait_for("rate", SOON, reached)?;
+    let memory = world.store.join("memory");
+    guest.save(&memory)?;
+    guest.serial.skip_to_end()?;
+    guest.restore(&memory)?;
+    // 32 MiB are walked through in less than a second.
+    let status = guest.serial.steps_on(100, SOON)?;
+    assert_eq!(status.mismatches, 0);
+    Ok(())
+}
