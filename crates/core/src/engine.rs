@@ -4,7 +4,9 @@
 mod perform;
 mod survey;
 
-pub use self::survey::{plan_capture, plan_restore};
+pub use self::survey::{plan_capture, plan_restore, snapshot_names};
+use crate::definition::Definition;
+use crate::inventory::Guest;
 use crate::operation::{Effect, Fact, JournalEntry, Next, Outcome, Plan, Record, Settle, next};
 use crate::ports::{Answer, World};
 use crate::problem::{Problem, ProblemKind, ProblemNote};
@@ -135,4 +137,13 @@ fn releases(effect: &Effect) -> bool {
             | Effect::SettleOverlay { .. }
             | Effect::RemoveOverlay { .. }
     )
+}
+
+/// A guest's definition: the live one, or the inactive one where it is shut off.
+fn definition_of(guest: &Guest) -> Answer<Definition> {
+    let xml = guest.live_xml.as_ref().or(guest.inactive_xml.as_ref());
+    let xml =
+        xml.ok_or_else(|| Problem::failed(format!("guest '{}' has no definition", guest.name)))?;
+    Definition::parse(xml)
+        .map_err(|error| Problem::failed(format!("guest '{}'", guest.name)).from(error))
 }

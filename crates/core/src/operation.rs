@@ -94,20 +94,20 @@ pub enum Effect {
     DiscardPoint,
     /// Copy a file of the point beside the one that it will replace.
     PrepareFile {
-        /// Which file of the plan.
-        file: usize,
+        /// The file's label in the plan.
+        file: String,
     },
     /// End the guest's QEMU.
     Stop,
     /// Put a prepared file in place.
     SwapFile {
-        /// Which file of the plan.
-        file: usize,
+        /// The file's label in the plan.
+        file: String,
     },
     /// Put the replaced file back.
     UnswapFile {
-        /// Which file of the plan.
-        file: usize,
+        /// The file's label in the plan.
+        file: String,
     },
     /// Put the point's definition in place.
     Define,
@@ -119,8 +119,8 @@ pub enum Effect {
     DropManagedSave,
     /// Remove a prepared or replaced file.
     DropFile {
-        /// Which file of the plan.
-        file: usize,
+        /// The file's label in the plan.
+        file: String,
     },
 }
 
@@ -142,17 +142,15 @@ impl fmt::Display for Effect {
             Self::Publish => f.write_str("publish the point"),
             Self::DestroySnapshots => f.write_str("destroy the unpublished snapshots"),
             Self::DiscardPoint => f.write_str("remove the unpublished point"),
-            Self::PrepareFile { file } => {
-                write!(f, "copy file {file} of the point beside its place")
-            }
+            Self::PrepareFile { file } => write!(f, "copy {file} of the point beside its place"),
             Self::Stop => f.write_str("stop the guest"),
-            Self::SwapFile { file } => write!(f, "put file {file} in place"),
-            Self::UnswapFile { file } => write!(f, "put the replaced file {file} back"),
+            Self::SwapFile { file } => write!(f, "put {file} in place"),
+            Self::UnswapFile { file } => write!(f, "put the replaced {file} back"),
             Self::Define => f.write_str("put the point's definition in place"),
             Self::Redefine => f.write_str("put the replaced definition back"),
             Self::Start => f.write_str("start the guest"),
             Self::DropManagedSave => f.write_str("remove the outdated managed-save image"),
-            Self::DropFile { file } => write!(f, "remove the spare file {file}"),
+            Self::DropFile { file } => write!(f, "remove the spare copy of {file}"),
         }
     }
 }

@@ -145,6 +145,9 @@ pub trait Storage {
     /// if nothing under it can be snapshotted.
     fn locate(&self, image: &Path) -> Answer<Location>;
 
+    /// Where a path leads when every link in it is followed; the last part need not exist.
+    fn resolve(&self, path: &Path) -> Answer<PathBuf>;
+
     /// Which object a path is, on any file system; `None` if there is none.
     fn object(&self, path: &Path) -> Answer<Option<ObjectId>>;
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::plan::{Facts, Request, RestoreError, plan};
 use crate::inventory::{Session, Snapshot};
-use crate::name::{GuestName, GuestUuid, PointId};
+use crate::name::{GuestName, GuestUuid, PointId, Volume};
 use crate::operation::{Effect, Fact, History, Next, Outcome};
 
 /// A file that a restore puts in place.
@@ -98,31 +98,47 @@ pub struct RestorePlan {
 impl RestorePlan {
     /// The effects of an undisturbed run, in order.
     pub fn steps(&self) -> Vec<Effect> {
-        let files = 0..self.files.len();
-        let mut steps: Vec<_> = files.clone().map(|file| Effect::PrepareFile { file }).collect();
+        let each = |step: fn(String) -> Effect| {
+            self.files.iter().map(move |file| step(file.label.clone()))
+        };
+        let mut steps: Vec<_> = each(|file| Effect::PrepareFile { file }).collect();
         steps.push(Effect::Stop);
-        steps.extend(files.clone().map(|file| Effect::SwapFile { file }));
+        steps.extend(each(|file| Effect::SwapFile { file }));
         if self.definition.is_some() {
             steps.push(Effect::Define);
         }
         steps.push(Effect::Start);
         steps.push(Effect::DropManagedSave);
-        steps.extend(files.map(|file| Effect::DropFile { file }));
+        steps.extend(each(|file| Effect::DropFile { file }));
         steps
+    }
+
+    /// The file of this label.
+    pub fn file(&self, label: &str) -> Option<&RestoreFile> {
+        self.files.iter().find(|file| file.label == label)
+    }
+
+    /// The volumes that its files come from.
+    pub fn volumes(&self) -> Vec<Volume> {
+        let volume = |file: &RestoreFile| match &file.source {
+            FileSource::Snapshot { snapshot, .. } => Some(snapshot.volume.clone()),
+            FileSource::Point { .. } => None,
+        };
+        self.files.iter().filter_map(volume).collect()
     }
 
     fn steps_back(&self, history: &History<'_>) -> Vec<Effect> {
         let mut steps = Vec::new();
-        for file in (0..self.files.len()).rev() {
-            if history.begun(&Effect::SwapFile { file }) {
+        for file in self.files.iter().rev().map(|file| file.label.clone()) {
+            if history.begun(&Effect::SwapFile { file: file.clone() }) {
                 steps.push(Effect::UnswapFile { file });
             }
         }
         if history.begun(&Effect::Define) {
             steps.push(Effect::Redefine);
         }
-        for file in 0..self.files.len() {
-            if history.begun(&Effect::PrepareFile { file }) {
+        for file in self.files.iter().map(|file| file.label.clone()) {
+            if history.begun(&Effect::PrepareFile { file: file.clone() }) {
                 steps.push(Effect::DropFile { file });
             }
         }
@@ -174,8 +190,8 @@ fn is_drop(step: &Effect) -> bool {
 }
 
 /// The object that a file was prepared as, from the history.
-pub fn prepared<'a>(history: &History<'a>, file: usize) -> Option<&'a crate::inventory::ObjectId> {
-    match history.done(&Effect::PrepareFile { file }) {
+pub fn prepared<'a>(history: &History<'a>, file: &str) -> Option<&'a crate::inventory::ObjectId> {
+    match history.done(&Effect::PrepareFile { file: file.to_owned() }) {
         Some(Fact::Prepared { object }) => Some(object),
         _ => None,
     }

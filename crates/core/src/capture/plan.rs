@@ -22,6 +22,9 @@ pub struct Request {
     pub consistency: Option<Consistency>,
     /// How it must be done; `None`: as fits.
     pub engine: Option<Engine>,
+    /// Why only the disks are to be captured although nothing was demanded: what a better engine
+    /// failed of just before.
+    pub plain_because: Option<String>,
     /// Where overlay files go.
     pub overlay_folder: PathBuf,
     /// How long the dump of RAM may take, in seconds.
@@ -283,7 +286,8 @@ fn choose(
         kind: if full { ProblemKind::NoSpace } else { ProblemKind::Lacking },
     };
     let obstacle = obstacle.map(|it| it.text);
-    let lower = request.engine == Some(Engine::Plain)
+    let lower = request.plain_because.is_some()
+        || request.engine == Some(Engine::Plain)
         || request.consistency.is_some_and(|wanted| wanted != Consistency::Memory);
     if let (Some(Engine::Overlay), true) = (request.engine, lower) {
         return Err(cannot("engine overlay".into(), "it always captures memory"));
@@ -293,7 +297,10 @@ fn choose(
         (_, Some(obstacle)) if !lower => {
             plain(Consistency::Crash, format!("no memory image: {obstacle}"))
         }
-        (_, _) if lower => plain(Consistency::Crash, "as asked for".into()),
+        (_, _) if lower => {
+            let asked_for = || "as asked for".to_owned();
+            plain(Consistency::Crash, request.plain_because.clone().unwrap_or_else(asked_for))
+        }
         _ => Chosen {
             engine: Engine::Overlay,
             consistency: Consistency::Memory,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::capture::overlay::{Found, Verdict, judge};
 use crate::capture::{CapturePlan, CoveredDisk, MemorySource};
 use crate::definition::Definition;
+use crate::engine::definition_of;
 use crate::inventory::{Guest, Session, Snapshot};
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::operation::{Effect, Fact, History, JournalEntry, Plan, Settle};
@@ -326,14 +327,6 @@ impl Capture<'_> {
     }
 }
 
-fn definition_of(guest: &Guest) -> Answer<Definition> {
-    let xml = guest.live_xml.as_ref().or(guest.inactive_xml.as_ref());
-    let xml =
-        xml.ok_or_else(|| Problem::failed(format!("guest '{}' has no definition", guest.name)))?;
-    Definition::parse(xml)
-        .map_err(|error| Problem::failed(format!("guest '{}'", guest.name)).from(error))
-}
-
 struct Restore<'a> {
     world: &'a World<'a>,
     plan: &'a RestorePlan,
@@ -346,7 +339,7 @@ impl Restore<'_> {
         let done = |()| Fact::Done;
         match effect {
             Effect::PrepareFile { file } => {
-                let file = self.file(*file)?;
+                let file = self.file(file)?;
                 let object = match &file.source {
                     FileSource::Snapshot { snapshot, path_in_volume } => world
                         .storage
@@ -358,8 +351,8 @@ impl Restore<'_> {
                 Ok(Fact::Prepared { object })
             }
             Effect::Stop => self.stop().map(done),
-            Effect::SwapFile { file } => self.swap(*file, true).map(done),
-            Effect::UnswapFile { file } => self.swap(*file, false).map(done),
+            Effect::SwapFile { file } => self.swap(file, true).map(done),
+            Effect::UnswapFile { file } => self.swap(file, false).map(done),
             Effect::Define => match &plan.definition {
                 Some(change) => world.hypervisor.define(&change.new).map(done),
                 None => Err(misplaced(effect)),
@@ -373,14 +366,14 @@ impl Restore<'_> {
                 world.hypervisor.remove_managed_save(&plan.guest_uuid).map(done)
             }
             Effect::DropFile { file } => {
-                world.storage.remove_file(&self.file(*file)?.beside).map(done)
+                world.storage.remove_file(&self.file(file)?.beside).map(done)
             }
             _ => Err(misplaced(effect)),
         }
     }
 
-    fn file(&self, file: usize) -> Answer<&RestoreFile> {
-        self.plan.files.get(file).ok_or_else(|| Problem::failed("no such file in the plan"))
+    fn file(&self, label: &str) -> Answer<&RestoreFile> {
+        self.plan.file(label).ok_or_else(|| Problem::failed(format!("no file {label} in the plan")))
     }
 
     /// Nobody may have started the guest since the plan, or since it was stopped.
@@ -401,9 +394,9 @@ impl Restore<'_> {
 
     /// Puts the prepared file in place, or back out of it. Which of the two lies there is known by
     /// the prepared file's identity, so that repeating does no harm.
-    fn swap(&self, index: usize, forth: bool) -> Answer<()> {
-        let file = self.file(index)?;
-        let prepared = prepared(&self.history, index).ok_or_else(|| {
+    fn swap(&self, label: &str, forth: bool) -> Answer<()> {
+        let file = self.file(label)?;
+        let prepared = prepared(&self.history, label).ok_or_else(|| {
             Problem::failed(format!("{} was never prepared", file.beside.display()))
         })?;
         let storage = self.world.storage;

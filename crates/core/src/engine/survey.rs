@@ -1,11 +1,11 @@
 //! Looks around for the planners: gathers through the ports what a plan is made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::capture::{self, CapturePlan};
-use crate::definition::Definition;
-use crate::inventory::Snapshot;
-use crate::name::{GuestUuid, Volume};
+use crate::engine::definition_of;
+use crate::inventory::{Guest, Snapshot};
+use crate::name::{GuestUuid, PointName, Volume};
 use crate::ports::{Answer, FoundPoint, World};
 use crate::problem::{Problem, ProblemKind};
 use crate::restore::{self, RestorePlan};
@@ -17,13 +17,7 @@ pub fn plan_capture(
     guest: &GuestUuid,
 ) -> Answer<CapturePlan> {
     let guest = world.hypervisor.inspect(guest)?;
-    let xml = guest.live_xml.as_ref().or(guest.inactive_xml.as_ref());
-    let definition = xml
-        .ok_or_else(|| Problem::failed(format!("guest '{}' has no definition", guest.name)))
-        .and_then(|xml| {
-            Definition::parse(xml)
-                .map_err(|error| Problem::failed(format!("guest '{}'", guest.name)).from(error))
-        })?;
+    let definition = definition_of(&guest)?;
     let mut locations = BTreeMap::new();
     let mut volumes = Vec::new();
     for disk in &definition.disks {
@@ -52,6 +46,15 @@ pub fn plan_capture(
     Ok(capture::plan(request, &facts)?)
 }
 
+/// The names that the snapshots of a guest's volumes have.
+pub fn snapshot_names(world: &World<'_>, guest: &Guest) -> Answer<BTreeSet<PointName>> {
+    let disks = definition_of(guest)?.disks;
+    let paths = disks.iter().filter_map(|disk| disk.source.path());
+    let located = paths.filter_map(|path| world.storage.locate(path).ok());
+    let snapshots = snapshots_of(world, located.map(|it| it.volume).collect())?;
+    Ok(snapshots.into_iter().map(|snapshot| snapshot.name).collect())
+}
+
 /// Plans a restore of a point. That its memory image is whole is for the caller to check.
 pub fn plan_restore(
     world: &World<'_>,
@@ -78,6 +81,10 @@ pub fn plan_restore(
         Err(problem) => return Err(problem),
     };
     let volumes = manifest.volumes.iter().map(|snapshot| snapshot.volume.clone()).collect();
+    let mut real_paths = BTreeMap::new();
+    for path in manifest.disks.iter().map(|disk| &disk.path).chain(&manifest.nvram) {
+        real_paths.insert(path.clone(), world.storage.resolve(path)?);
+    }
     let facts = restore::Facts {
         manifest,
         folder: &point.folder,
@@ -86,6 +93,7 @@ pub fn plan_restore(
         guest: guest.as_ref(),
         snapshots: &snapshots_of(world, volumes)?,
         overlay_folder,
+        real_paths,
         boot: world.clock.boot()?,
     };
     Ok(restore::plan(request, &facts)?)

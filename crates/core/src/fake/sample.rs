@@ -37,6 +37,7 @@ pub fn capture_request(number: u32) -> capture::Request {
         name: literal!(format!("point-{number}")),
         consistency: None,
         engine: None,
+        plain_because: None,
         overlay_folder: "/overlays".into(),
         dump_limit_s: 60,
         commit_limit_s: 60,

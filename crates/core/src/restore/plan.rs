@@ -1,5 +1,6 @@
 //! From a point and what is there to a restore's plan, or to the reason why there is none.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::capture::Consistency;
@@ -42,8 +43,18 @@ pub struct Facts<'a> {
     pub snapshots: &'a [Snapshot],
     /// Where overlay files go.
     pub overlay_folder: &'a Path,
+    /// Each image of the point and each other file that is put back, by its path, and where that
+    /// path leads.
+    pub real_paths: BTreeMap<PathBuf, PathBuf>,
     /// This boot.
     pub boot: String,
+}
+
+impl Facts<'_> {
+    /// A definition may name an image through a link: the link stays, what it leads to is replaced.
+    fn real_path(&self, path: &Path) -> PathBuf {
+        self.real_paths.get(path).map_or_else(|| path.to_owned(), Clone::clone)
+    }
 }
 
 /// Why nothing is restored.
@@ -170,16 +181,16 @@ fn files(request: &Request, facts: &Facts<'_>) -> Result<Vec<RestoreFile>, Resto
                 snapshot: bound.clone(),
                 path_in_volume: disk.path_in_volume.clone(),
             },
-            place: disk.path.clone(),
-            beside: beside(&disk.path, &request.id),
+            place: facts.real_path(&disk.path),
+            beside: beside(&facts.real_path(&disk.path), &request.id),
         });
     }
     if let Some(nvram) = &facts.manifest.nvram {
         files.push(RestoreFile {
             label: "nvram".into(),
             source: FileSource::Point { path: facts.folder.join("nvram") },
-            place: nvram.clone(),
-            beside: beside(nvram, &request.id),
+            place: facts.real_path(nvram),
+            beside: beside(&facts.real_path(nvram), &request.id),
         });
     }
     Ok(files)

@@ -1,0 +1,164 @@
+//! Where things lie: the volume under an image, and the folder of a volume's snapshots.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use vitrify_core::inventory::{Location, ObjectId, Snapshot};
+use vitrify_core::name::{PointName, Volume};
+use vitrify_core::ports::Answer;
+use vitrify_core::problem::Problem;
+
+use super::subvolume;
+use crate::files::{at, ensure_folder, parent, remove_if_empty};
+use crate::mounts::{mount_of, same_file_system};
+
+/// The folder, beside a subvolume, that holds all snapshots of its neighbours.
+const SNAPSHOTS: &str = ".vitrify";
+
+/// Finds the volume that holds an image, or any other existing path.
+pub(super) fn locate(image: &Path) -> Answer<Location> {
+    let real = fs::canonicalize(image).map_err(at("cannot find", image))?;
+    let shown = image.display();
+    if !subvolume::is_btrfs(&real)? {
+        let mount = mount_of(&real)?;
+        let message = format!("{shown} lies on {}, which cannot be snapshotted", mount.kind);
+        return Err(Problem::lacking(message)
+            .hint("put it on Btrfs, into a subvolume of its own for this guest's disks"));
+    }
+    let Some(root) = subvolume::root_of(&real)? else {
+        let message = format!("{shown} is reached through a bind mount that hides its subvolume");
+        return Err(Problem::lacking(message)
+            .hint("let the guest's definition name the path below the subvolume's own mount"));
+    };
+    check_place(root, &shown.to_string())?;
+    let found = subvolume::show(root)?;
+    let inode = fs::metadata(&real).map_err(at("cannot look at", &real))?.ino();
+    let path_in_volume = real.strip_prefix(root).unwrap_or(&real).to_owned();
+    let not_text = || Problem::lacking(format!("the path {} is not UTF-8", root.display()));
+    let volume = root.to_str().and_then(|root| root.parse().ok()).ok_or_else(not_text)?;
+    Ok(Location {
+        volume,
+        path_in_volume,
+        object: ObjectId(format!("btrfs:{}:{inode}", found.uuid)),
+    })
+}
+
+/// A subvolume's snapshots lie beside it, so it needs a place beside it on its own file system.
+fn check_place(root: &Path, image: &str) -> Answer<()> {
+    let room = match root.parent() {
+        Some(parent) => same_file_system(root, parent)?,
+        None => false,
+    };
+    if room {
+        return Ok(());
+    }
+    let root = root.display();
+    Err(Problem::lacking(format!(
+        "{image} lies directly in the mounted subvolume {root}, and beside that is no room for \
+         snapshots on the same file system"
+    ))
+    .hint(format!(
+        "make a subvolume below it for the guest's disks ('btrfs subvolume create {root}/GUEST'), \
+         move them there and change the guest's definition"
+    )))
+}
+
+/// The path of a volume, which is its name.
+pub(super) fn volume_path(volume: &Volume) -> Answer<&Path> {
+    let path = Path::new(volume.as_str());
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err(Problem::lacking(format!("'{volume}' is not the path of a Btrfs subvolume")))
+    }
+}
+
+/// A snapshot's place is held by another one.
+pub(super) fn another(place: &Path, found: &str, wanted: &Snapshot) -> Problem {
+    Problem::refused(format!(
+        "the snapshot {} is {found}, not {}: it is another one than was taken then",
+        place.display(),
+        wanted.id
+    ))
+}
+
+/// The folder of one volume's snapshots.
+#[derive(Debug)]
+pub(super) struct SnapshotFolder {
+    all: PathBuf,
+    /// Its path.
+    pub(super) path: PathBuf,
+}
+
+impl SnapshotFolder {
+    /// The folder for a volume, which need not exist, nor the volume.
+    pub(super) fn of(volume: &Volume) -> Answer<Self> {
+        let root = volume_path(volume)?;
+        let all = parent(root)?.join(SNAPSHOTS);
+        let name = root
+            .file_name()
+            .ok_or_else(|| Problem::lacking(format!("'{volume}' has no name of its own")))?;
+        Ok(Self { path: all.join(name), all })
+    }
+
+    /// Where a snapshot of that name lies.
+    pub(super) fn place(&self, name: &PointName) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Makes the folder where it is missing.
+    pub(super) fn ensure(&self) -> Answer<()> {
+        ensure_folder(&self.all)?;
+        ensure_folder(&self.path)
+    }
+
+    /// Removes the folder where nothing is in it.
+    pub(super) fn remove_if_empty(&self) -> Answer<()> {
+        remove_if_empty(&self.path)?;
+        remove_if_empty(&self.all)
+    }
+
+    /// Whether the folder's file system is there at all: an absent snapshot on an unmounted drive
+    /// is not known to be gone.
+    pub(super) fn is_mounted(&self) -> Answer<bool> {
+        for folder in self.all.ancestors() {
+            if folder.is_dir() {
+                return subvolume::is_btrfs(folder);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vitrify_core::problem::ProblemKind;
+
+    use super::*;
+
+    #[test]
+    fn snapshots_lie_beside_their_volume() {
+        let name = "p1".parse().unwrap();
+        for (volume, wanted) in [
+            ("/srv/vm/web", "/srv/vm/.vitrify/web/p1"),
+            ("/srv", "/.vitrify/srv/p1"),
+            ("/srv/a b/c", "/srv/a b/.vitrify/c/p1"),
+        ] {
+            let folder = SnapshotFolder::of(&volume.parse().unwrap()).unwrap();
+            assert_eq!(folder.place(&name), Path::new(wanted));
+        }
+        for volume in ["/", "tank/vm", "/srv/.."] {
+            assert!(SnapshotFolder::of(&volume.parse().unwrap()).is_err(), "{volume}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_snapshotted_is_named() {
+        let problem = locate(Path::new("/proc/self/status")).unwrap_err();
+        assert_eq!(problem.kind, ProblemKind::Lacking);
+        assert_eq!(problem.message, "/proc/self/status lies on proc, which cannot be snapshotted");
+        let absent = locate(Path::new("/no/such/image")).unwrap_err();
+        assert_eq!(absent.kind, ProblemKind::NotFound);
+    }
+}

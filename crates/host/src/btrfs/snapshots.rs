@@ -1,0 +1,142 @@
+//! Takes, lists and destroys the snapshots of volumes.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use vitrify_core::inventory::Snapshot;
+use vitrify_core::name::{PointName, Volume};
+use vitrify_core::ports::Answer;
+use vitrify_core::problem::Problem;
+
+use super::place::{SnapshotFolder, another, volume_path};
+use super::subvolume::{self, Subvolume};
+use crate::files::{exists, names};
+
+/// A snapshot that is about to be taken.
+struct Wanted<'a> {
+    volume: &'a Volume,
+    folder: SnapshotFolder,
+    source: Subvolume,
+}
+
+/// Takes one snapshot of each volume. What can be looked up is looked up before the first, so that
+/// the snapshots are as close in time as they can be.
+pub(super) fn take(volumes: &[Volume], name: &PointName) -> Answer<Vec<Snapshot>> {
+    let mut wanted = Vec::new();
+    for volume in volumes {
+        let folder = SnapshotFolder::of(volume)?;
+        let place = folder.place(name);
+        if exists(&place)? {
+            let message = format!("{} exists already", place.display());
+            return Err(Problem::refused(message).hint("choose another name"));
+        }
+        let source = subvolume::find(volume_path(volume)?)?.ok_or_else(|| {
+            Problem::not_found(format!("there is no subvolume {volume}"))
+                .hint("is its drive mounted?")
+        })?;
+        wanted.push(Wanted { volume, folder, source });
+    }
+    wanted.iter().try_for_each(|it| it.folder.ensure())?;
+    take_wanted(&wanted, name).map_err(|problem| undone(&wanted, name, problem))
+}
+
+fn take_wanted(wanted: &[Wanted<'_>], name: &PointName) -> Answer<Vec<Snapshot>> {
+    for it in wanted {
+        subvolume::snapshot(volume_path(it.volume)?, &it.folder.place(name))?;
+    }
+    let identified = wanted.iter().map(|it| {
+        let place = it.folder.place(name);
+        let taken = subvolume::show(&place)?;
+        if !taken.read_only || taken.parent_uuid.as_ref() != Some(&it.source.uuid) {
+            let message = format!("{} is no read-only snapshot of {}", place.display(), it.volume);
+            return Err(Problem::failed(message));
+        }
+        snapshot(it.volume, name, &taken.uuid)
+    });
+    identified.collect()
+}
+
+/// Destroys what was taken of a group that failed: the places were free before, and only snapshots
+/// of these very volumes are destroyed.
+fn undone(wanted: &[Wanted<'_>], name: &PointName, mut problem: Problem) -> Problem {
+    for it in wanted {
+        let place = it.folder.place(name);
+        let undo = || match subvolume::find(&place)? {
+            Some(taken) if taken.parent_uuid.as_ref() == Some(&it.source.uuid) => {
+                subvolume::delete(&place)
+            }
+            _ => Ok(()),
+        };
+        if let Err(left) = undo().and_then(|()| it.folder.remove_if_empty()) {
+            problem.message.push_str("; and afterwards: ");
+            problem.message.push_str(&left.chain());
+        }
+    }
+    problem
+}
+
+/// Every subvolume in the folder of a volume's snapshots whose name can be one, with its identity,
+/// whatever it is a snapshot of: one that was exchanged must be seen to be another.
+pub(super) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
+    let folder = SnapshotFolder::of(volume)?.path;
+    let mut found = Vec::new();
+    for name in names(&folder)? {
+        if let Ok(name) = name.parse::<PointName>()
+            && subvolume::is_subvolume(&folder.join(&name))?
+        {
+            found.push(name);
+        }
+    }
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    found.sort();
+    let known = identities(&folder)?;
+    let mut snapshots = Vec::new();
+    for name in found {
+        let uuid = match known.get(name.as_str()) {
+            Some(uuid) => Some(uuid.clone()),
+            None => subvolume::find(&folder.join(&name))?.map(|it| it.uuid),
+        };
+        if let Some(uuid) = uuid {
+            snapshots.push(snapshot(volume, &name, &uuid)?);
+        }
+    }
+    Ok(snapshots)
+}
+
+/// The uuids of the subvolumes in a folder by name, from one listing. Its paths are relative to the
+/// file system's top, whatever part of it is mounted where.
+fn identities(folder: &Path) -> Answer<HashMap<String, String>> {
+    let Some(root) = subvolume::root_of(folder)? else { return Ok(HashMap::new()) };
+    let below = folder.strip_prefix(root).unwrap_or(folder);
+    let prefix = Path::new(&subvolume::show(root)?.path).join(below);
+    let listed = subvolume::list_beside(folder)?.into_iter().filter_map(|(path, uuid)| {
+        let name = Path::new(&path).strip_prefix(&prefix).ok()?.to_str()?.to_owned();
+        Some((name, uuid))
+    });
+    Ok(listed.collect())
+}
+
+fn snapshot(volume: &Volume, name: &PointName, uuid: &str) -> Answer<Snapshot> {
+    let id = uuid.parse().map_err(|error| Problem::failed("a snapshot's uuid").from(error))?;
+    Ok(Snapshot { volume: volume.clone(), name: name.clone(), id })
+}
+
+/// Destroys a snapshot, looked up by name and identity.
+pub(super) fn destroy(snapshot: &Snapshot) -> Answer<()> {
+    let folder = SnapshotFolder::of(&snapshot.volume)?;
+    let place = folder.place(&snapshot.name);
+    match subvolume::find(&place)? {
+        Some(found) if found.uuid != snapshot.id.as_str() => {
+            return Err(another(&place, &found.uuid, snapshot));
+        }
+        Some(_) => subvolume::delete(&place)?,
+        None if folder.is_mounted()? => {}
+        None => {
+            let message = format!("no Btrfs is mounted where {} should be", place.display());
+            return Err(Problem::lacking(message).hint("mount the drive, then try again"));
+        }
+    }
+    folder.remove_if_empty()
+}

@@ -1,0 +1,228 @@
+//! Homes in plain folders; those on Btrfs are the lab's.
+
+use std::os::unix::fs::MetadataExt;
+
+use serde_json::json;
+use tempfile::TempDir;
+use vitrify_core::ports::FileContent;
+use vitrify_core::problem::ProblemKind;
+
+use super::*;
+
+const GUEST: &str = "0b6c9c52-7d4e-4c0e-9b3c-0d1f5f0e2a11";
+const POINT: &str = "11111111-7d4e-4c0e-9b3c-0d1f5f0e2a11";
+
+struct World {
+    scratch: TempDir,
+    store: Store,
+    guest: GuestUuid,
+    point: PointId,
+}
+
+fn world() -> World {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().to_owned();
+    let store = Store::new(StoreConfig { path, reserve: Reserve::default(), on_root: true });
+    World { scratch, store, guest: GUEST.parse().unwrap(), point: POINT.parse().unwrap() }
+}
+
+impl World {
+    fn stage(&self, memory: Option<&[u8]>) -> Manifest {
+        let xml = FileContent::Text("<domain/>".into());
+        let file = NamedFile { name: "domain.xml".into(), content: xml };
+        self.store.stage(&self.guest, &self.point, &[file]).unwrap();
+        let memory = memory.map(|bytes| {
+            fs::write(self.store.staged_memory(&self.guest, &self.point), bytes).unwrap();
+            self.store.seal_memory(&self.guest, &self.point).unwrap()
+        });
+        manifest(memory)
+    }
+
+    fn found(&self) -> FoundPoint {
+        let mut points = self.store.points().unwrap();
+        assert_eq!(points.len(), 1);
+        points.remove(0)
+    }
+
+    fn home(&self) -> PathBuf {
+        self.scratch.path().join(GUEST)
+    }
+}
+
+fn manifest(memory: Option<MemoryImage>) -> Manifest {
+    serde_json::from_value(json!({
+        "version": 1, "id": POINT, "names": ["p1"], "guest": "web", "guest_uuid": GUEST,
+        "time": "2026-11-23T12:00:00Z", "state": "running", "consistency": "memory",
+        "engine": "overlay", "reason": "as asked", "pause_us": null, "stalled_us": 0,
+        "volumes": [], "disks": [], "uncovered": [], "memory": memory, "nvram": null,
+        "machine": "pc", "hypervisor": "none", "kernel": "6.1",
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_point_is_staged_published_and_found() {
+    let world = world();
+    let image = vec![7; 3 << 20];
+    let manifest = world.stage(Some(&image));
+    assert!(world.store.points().unwrap().is_empty());
+    let memory = manifest.memory.clone().unwrap();
+    assert_eq!(memory.bytes.0, 3 << 20);
+    assert_eq!(memory.blake3, blake3::hash(&image).to_hex().to_string());
+    assert_eq!(world.store.seal_memory(&world.guest, &world.point).unwrap(), memory);
+
+    let published = world.store.publish(&manifest).unwrap();
+    assert!(published.stored.0 >= 3 << 20 && published.home_snapshot.is_none(), "{published:?}");
+    assert_eq!(world.store.publish(&manifest).unwrap(), published);
+    let found = world.found();
+    assert!(found.published);
+    assert_eq!(found.manifest.as_ref().unwrap(), &manifest);
+    assert_eq!(fs::read_to_string(found.folder.join("domain.xml")).unwrap(), "<domain/>");
+    for (path, mode) in [
+        (world.home(), 0o700),
+        (found.folder.clone(), 0o700),
+        (found.folder.join("manifest.json"), 0o600),
+        (found.memory.clone().unwrap(), 0o600),
+    ] {
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode, "{}", path.display());
+    }
+    let told = std::cell::Cell::new(Bytes(0));
+    world.store.check_memory(&found, &|bytes| told.set(bytes)).unwrap();
+    assert_eq!(told.get(), memory.bytes);
+
+    world.store.discard(&world.guest, &world.point).unwrap();
+    world.store.discard(&world.guest, &world.point).unwrap();
+    assert!(world.store.points().unwrap().is_empty());
+}
+
+#[test]
+fn staging_twice_keeps_the_image() {
+    let world = world();
+    let manifest = world.stage(Some(b"ram"));
+    let nvram = FileContent::Text("vars".into());
+    let file = NamedFile { name: "nvram".into(), content: nvram };
+    world.store.stage(&world.guest, &world.point, &[file]).unwrap();
+    world.store.publish(&manifest).unwrap();
+    let found = world.found();
+    assert_eq!(fs::read(found.memory.unwrap()).unwrap(), b"ram");
+    assert_eq!(fs::read(found.folder.join("nvram")).unwrap(), b"vars");
+}
+
+#[test]
+fn a_managed_save_image_is_copied() {
+    let world = world();
+    world.stage(None);
+    let image = world.scratch.path().join("web.save");
+    fs::write(&image, "saved").unwrap();
+    world.store.stage_memory_copy(&world.guest, &world.point, &image).unwrap();
+    world.store.stage_memory_copy(&world.guest, &world.point, &image).unwrap();
+    let memory = world.store.seal_memory(&world.guest, &world.point).unwrap();
+    world.store.publish(&manifest(Some(memory))).unwrap();
+    let found = world.found();
+    world.store.check_memory(&found, &|_| {}).unwrap();
+}
+
+/// What is damaged, how, and that the refusal names it.
+#[test]
+fn a_damaged_image_is_refused() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 4] = [
+        ("one bit", |path| {
+            let mut bytes = fs::read(path).unwrap();
+            bytes[1 << 19] ^= 1;
+            fs::write(path, bytes).unwrap();
+        }),
+        ("cut short", |path| fs::write(path, vec![7; (1 << 20) - 1]).unwrap()),
+        ("too long", |path| fs::write(path, vec![7; (1 << 20) + 1]).unwrap()),
+        ("gone", |path| fs::remove_file(path).unwrap()),
+    ];
+    for (what, damage) in damages {
+        let world = world();
+        let manifest = world.stage(Some(&vec![7; 1 << 20]));
+        world.store.publish(&manifest).unwrap();
+        let found = world.found();
+        let path = found.memory.clone().unwrap();
+        damage(&path);
+        let problem = world.store.check_memory(&found, &|_| {}).unwrap_err();
+        assert_eq!(problem.kind, ProblemKind::Refused, "{what}");
+        assert!(problem.message.contains(path.to_str().unwrap()), "{what}: {problem}");
+    }
+}
+
+#[test]
+fn a_manifest_that_cannot_be_believed_is_reported() {
+    let world = world();
+    let manifest = world.stage(None);
+    world.store.publish(&manifest).unwrap();
+    let file = world.found().folder.join("manifest.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let other = PathBuf::from(file.to_str().unwrap().replace("11111111-", "22222222-"));
+    fs::create_dir(other.parent().unwrap()).unwrap();
+    for changed in [text.replace("web", "wed"), text[..text.len() / 2].into(), String::new()] {
+        fs::write(&file, changed).unwrap();
+        fs::write(&other, &text).unwrap();
+        let points = world.store.points().unwrap();
+        assert_eq!(points.len(), 2);
+        for point in points {
+            let problem = point.manifest.unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::Refused);
+            assert!(problem.message.contains(point.folder.to_str().unwrap()), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn foreign_folders_are_ignored() {
+    let world = world();
+    for folder in ["lost+found", "points", &GUEST.to_uppercase(), &format!("{GUEST}/points/notes")]
+    {
+        fs::create_dir_all(world.scratch.path().join(folder)).unwrap();
+    }
+    fs::write(world.scratch.path().join("22222222-7d4e-4c0e-9b3c-0d1f5f0e2a11"), "a file").unwrap();
+    assert!(world.store.points().unwrap().is_empty());
+}
+
+#[test]
+fn publishing_is_carried_on_and_a_half_published_point_discarded() {
+    let world = world();
+    let manifest = world.stage(Some(b"ram"));
+    // As after a crash between the manifest and the rename.
+    let incoming = world.home().join("incoming").join(POINT);
+    fs::write(incoming.join(".manifest.json.new"), "half").unwrap();
+    fs::write(incoming.join("manifest.json"), manifest.to_text()).unwrap();
+    world.store.publish(&manifest).unwrap();
+    let found = world.found();
+    assert!(found.published && !found.folder.join(".manifest.json.new").exists());
+    // As after a crash in the middle of a discard: the files are back in the staging folder.
+    fs::rename(&found.folder, &incoming).unwrap();
+    assert!(world.store.points().unwrap().is_empty());
+    world.store.discard(&world.guest, &world.point).unwrap();
+    assert!(!incoming.exists());
+}
+
+#[test]
+fn an_image_that_vanished_is_not_published() {
+    let world = world();
+    let manifest = world.stage(Some(b"ram"));
+    fs::remove_file(world.store.staged_memory(&world.guest, &world.point)).unwrap();
+    assert!(world.store.publish(&manifest).is_err());
+    assert!(world.store.points().unwrap().is_empty());
+}
+
+#[test]
+fn the_store_is_looked_at() {
+    let world = world();
+    let facts = world.store.store().unwrap();
+    assert_eq!(facts.path, world.scratch.path());
+    assert_eq!(facts.no_memory, None);
+    assert!(facts.free > Bytes(0));
+    let absent = world.scratch.path().join("absent");
+    let config = StoreConfig { path: absent, reserve: Reserve::default(), on_root: false };
+    let store = Store::new(config);
+    assert_eq!(store.store().unwrap_err().kind, ProblemKind::Lacking);
+    assert_eq!(
+        store.stage(&world.guest, &world.point, &[]).unwrap_err().kind,
+        ProblemKind::Lacking
+    );
+    assert!(store.points().unwrap().is_empty());
+}

@@ -1,0 +1,10 @@
+//! One file for each command.
+
+pub(crate) mod capture;
+pub(crate) mod confirm;
+pub(crate) mod doctor;
+pub(crate) mod list;
+pub(crate) mod repair;
+pub(crate) mod restore;
+pub(crate) mod show;
+pub(crate) mod snapshot;

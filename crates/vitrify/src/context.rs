@@ -1,0 +1,278 @@
+//! What every command works with: the configuration, the folders, and the host's ports.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use jiff::tz::TimeZone;
+use vitrify_core::config::Config;
+use vitrify_core::inventory::Guest;
+use vitrify_core::manifest::Manifest;
+use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
+use vitrify_core::point::{PointRef, select};
+use vitrify_core::ports::{Answer, FoundPoint, Homes, Hypervisor, Journal, World};
+use vitrify_core::problem::{Problem, ProblemKind};
+use vitrify_host::btrfs::Btrfs;
+use vitrify_host::clock::SystemClock;
+use vitrify_host::homes::{Reserve, Store, StoreConfig};
+use vitrify_host::journal::FileJournal;
+use vitrify_host::libvirt::Libvirt;
+use vitrify_host::locks::Locks;
+
+use crate::args::Global;
+use crate::progress::{Progress, Style};
+
+/// Where the configuration is looked for.
+const DEFAULT_CONFIG: &str = "/etc/vitrify/vitrify.toml";
+/// Where root's state is kept.
+const DEFAULT_STATE: &str = "/var/lib/vitrify";
+
+/// What every command works with.
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) homes: Store,
+    pub(crate) overlay_folder: PathBuf,
+    pub(crate) json: bool,
+    pub(crate) yes: bool,
+    pub(crate) zone: TimeZone,
+    style: Style,
+    connect: String,
+    state: PathBuf,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// The ports of this host.
+pub(crate) struct Host<'a> {
+    hypervisor: Libvirt,
+    storage: Btrfs,
+    homes: &'a Store,
+    journal: FileJournal,
+    clock: SystemClock,
+}
+
+impl Host<'_> {
+    /// The ports as the engine takes them.
+    pub(crate) fn world(&self) -> World<'_> {
+        World {
+            hypervisor: &self.hypervisor,
+            storage: &self.storage,
+            homes: self.homes,
+            journal: &self.journal,
+            clock: &self.clock,
+        }
+    }
+
+    /// The guest of this name.
+    pub(crate) fn guest(&self, name: &GuestName) -> Answer<Guest> {
+        let guests = self.hypervisor.guests()?;
+        let found = guests.into_iter().find(|guest| guest.name == *name);
+        found.ok_or_else(|| {
+            Problem::not_found(format!("there is no guest '{name}'"))
+                .hint("'virsh list --all' shows the guests")
+        })
+    }
+
+    /// Refuses to begin anything on a guest while something of it is unfinished.
+    pub(crate) fn check_settled(&self, name: &GuestName, uuid: &GuestUuid) -> Answer<()> {
+        let entries = self.journal.entries()?;
+        match entries.iter().find(|entry| entry.plan.guest().1 == uuid) {
+            None => Ok(()),
+            Some(entry) => Err(Problem::refused(format!(
+                "an interrupted operation ({}) of guest '{name}' is not settled",
+                entry.plan.id()
+            ))
+            .hint(format!("'vitrify repair {name}' settles it"))),
+        }
+    }
+}
+
+impl Context {
+    /// Reads the configuration and finds the folders. Touches nothing but what it reads.
+    pub(crate) fn new(global: &Global) -> Answer<Self> {
+        let config = read_config(global.config.as_deref())?;
+        let state = match &global.state {
+            Some(path) => path.clone(),
+            None => default_state()?,
+        };
+        let store = config.store.clone().unwrap_or_else(|| state.join("memory"));
+        let reserve = Reserve::Percent(u8::try_from(config.reserve_percent).unwrap_or(99));
+        let homes = Store::new(StoreConfig { path: store, reserve, on_root: config.on_root });
+        let overlay_folder =
+            config.overlay_folder.clone().unwrap_or_else(|| state.join("overlays"));
+        Ok(Self {
+            config,
+            homes,
+            overlay_folder,
+            json: global.json,
+            yes: global.yes,
+            zone: TimeZone::system(),
+            style: Style::of(global.quiet, global.verbose, global.no_progress),
+            connect: global.connect.clone(),
+            state,
+            cancelled: Arc::new(AtomicBool::new(false)),
+        })
+    }
+
+    /// Makes our own folders where they are missing, and opens the ports. From here on Ctrl-C and
+    /// SIGTERM ask the present operation to give up and put everything in order.
+    pub(crate) fn host(&self) -> Answer<Host<'_>> {
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&self.cancelled))
+                .map_err(|error| Problem::io("cannot listen for signals", error))?;
+        }
+        // Others may pass through to the overlays, which QEMU opens under its own user; they can
+        // list nothing on the way.
+        make_folder(&self.state, 0o711)?;
+        if self.config.overlay_folder.is_none() {
+            make_folder(&self.overlay_folder, 0o711)?;
+        }
+        self.make_default_store()?;
+        Ok(Host {
+            hypervisor: Libvirt::connect(&self.connect, Arc::clone(&self.cancelled))?,
+            storage: Btrfs,
+            homes: &self.homes,
+            journal: FileJournal::open(self.state.join("journal"))?,
+            clock: SystemClock,
+        })
+    }
+
+    fn make_default_store(&self) -> Answer<()> {
+        match self.config.store {
+            None => make_folder(self.homes.path(), 0o700),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Locks a guest and volumes for this process.
+    pub(crate) fn lock(&self, guest: &GuestUuid, volumes: &[Volume]) -> Answer<Locks> {
+        let mut keys = vec![format!("guest:{guest}")];
+        keys.extend(volumes.iter().map(|volume| format!("volume:{volume}")));
+        Locks::acquire(&self.state.join("locks"), &keys)
+    }
+
+    /// What shows an operation's progress.
+    pub(crate) fn progress(&self, subject: impl Into<String>) -> Progress {
+        Progress::new(subject, self.style, Arc::clone(&self.cancelled))
+    }
+
+    /// Whether notes are wanted on stderr.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.style == Style::Quiet
+    }
+
+    /// Every point of every home, newest first; what cannot be read is reported by the caller.
+    pub(crate) fn points(&self) -> Answer<Vec<FoundPoint>> {
+        if self.config.store.is_none() && !self.homes.path().exists() {
+            return Ok(Vec::new());
+        }
+        let mut points = self.homes.points()?;
+        points
+            .sort_by_key(|point| std::cmp::Reverse(point.manifest.as_ref().map(|it| it.time).ok()));
+        Ok(points)
+    }
+
+    /// The one point that is meant, among those that are published.
+    pub(crate) fn point(&self, wanted: &PointRef) -> Answer<FoundPoint> {
+        let mut points = self.points()?;
+        // A point whose manifest is damaged can be named by its id; it says itself what is wrong.
+        if let Some(damaged) = points
+            .iter()
+            .position(|point| point.manifest.is_err() && point.id.as_str() == wanted.point)
+        {
+            return Ok(points.swap_remove(damaged));
+        }
+        let manifests: Vec<&Manifest> = points
+            .iter()
+            .filter(|point| point.published)
+            .filter_map(|point| point.manifest.as_ref().ok())
+            .filter(|manifest| manifest.guest == wanted.guest)
+            .collect();
+        let id = match select(&manifests, wanted, &self.zone) {
+            Ok(manifest) => manifest.id.clone(),
+            Err(error) => {
+                let hint = format!("'vitrify list {}' shows the points", wanted.guest);
+                return Err(Problem::not_found(error.to_string()).hint(hint));
+            }
+        };
+        let index = points.iter().position(|point| point.id == id);
+        index.map(|index| points.swap_remove(index)).ok_or_else(|| {
+            Problem::not_found(format!("point {id} vanished while it was looked for"))
+        })
+    }
+}
+
+/// A new identity.
+pub(crate) fn new_id() -> Answer<PointId> {
+    uuid::Uuid::new_v4()
+        .hyphenated()
+        .to_string()
+        .parse()
+        .map_err(|error| Problem::failed("cannot make an id").from(error))
+}
+
+fn default_state() -> Answer<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(DEFAULT_STATE.into());
+    }
+    let of =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    of("XDG_STATE_HOME")
+        .or_else(|| Some(of("HOME")?.join(".local/state")))
+        .map(|base| base.join("vitrify"))
+        .ok_or_else(|| {
+            Problem::new(ProblemKind::NotFound, "neither XDG_STATE_HOME nor HOME is set")
+                .hint("say where the state is kept with --state DIR")
+        })
+}
+
+fn make_folder(path: &Path, mode: u32) -> Answer<()> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+                make_folder(parent, mode)?;
+                return make_folder(path, mode);
+            }
+            Err(Problem::io(format!("cannot make the folder {}", path.display()), error))
+        }
+        result => result.map_err(|error| {
+            Problem::io(format!("cannot make the folder {}", path.display()), error)
+                .hint("run vitrify as root, or say where the state is kept with --state DIR")
+        }),
+    }
+}
+
+/// The configuration file, and what lies in `conf.d` beside it. A file that was asked for must be
+/// there.
+fn read_config(wanted: Option<&Path>) -> Answer<Config> {
+    let file = wanted.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let mut texts = Vec::new();
+    match fs::read_to_string(file) {
+        Ok(text) => texts.push((file.display().to_string(), text)),
+        Err(error) if wanted.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unreadable(file, error)),
+    }
+    let folder = file.with_file_name("conf.d");
+    let mut parts = Vec::new();
+    if let Ok(entries) = fs::read_dir(&folder) {
+        parts.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    parts.retain(|path| path.extension().is_some_and(|it| it == "toml"));
+    parts.sort();
+    for path in parts {
+        let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+        texts.push((path.display().to_string(), text));
+    }
+    Config::parse(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+        .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))
+}
+
+fn unreadable(file: &Path, error: std::io::Error) -> Problem {
+    let mut problem =
+        Problem::io(format!("cannot read the configuration {}", file.display()), error);
+    problem.kind = ProblemKind::NotFound;
+    problem
+}

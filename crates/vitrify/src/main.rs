@@ -1,0 +1,47 @@
+//! `vitrify`: reads the command line, runs one command, prints the result to stdout and what goes
+//! wrong, once, to stderr.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod command;
+mod context;
+mod exit;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Args, Command};
+use crate::context::Context;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are results, not errors.
+            let code = if error.use_stderr() { exit::USAGE } else { exit::DONE };
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    let context = match Context::new(&args.global) {
+        Ok(context) => context,
+        Err(problem) => return output::problem(&problem).into(),
+    };
+    let result = match args.command {
+        Command::Snapshot(args) => command::snapshot::run(&context, &args),
+        Command::List(args) => command::list::run(&context, &args),
+        Command::Show(args) => command::show::run(&context, &args),
+        Command::Restore(args) => command::restore::run(&context, &args),
+        Command::Doctor => command::doctor::run(&context),
+        Command::Repair(args) => command::repair::run(&context, &args),
+    };
+    match result {
+        Ok(status) => status,
+        Err(problem) => output::problem(&problem),
+    }
+    .into()
+}

@@ -1,0 +1,105 @@
+//! What a user sees while an operation runs: a spinner with the present step on a terminal, a line
+//! for each step otherwise; and Ctrl-C.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use vitrify_core::engine::Observer;
+use vitrify_core::operation::{Effect, Fact};
+use vitrify_core::problem::{Problem, ProblemKind};
+
+/// How much is said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Nothing but errors.
+    Quiet,
+    /// A line for each step.
+    Lines,
+    /// A spinner.
+    Spinner,
+}
+
+impl Style {
+    pub(crate) fn of(quiet: bool, verbose: bool, no_progress: bool) -> Self {
+        match (quiet, verbose) {
+            (true, _) => Self::Quiet,
+            (_, true) => Self::Lines,
+            _ if no_progress => Self::Quiet,
+            _ if std::io::stderr().is_terminal() => Self::Spinner,
+            _ => Self::Lines,
+        }
+    }
+}
+
+/// Shows an operation's steps, and hears of Ctrl-C.
+pub(crate) struct Progress {
+    subject: String,
+    style: Style,
+    bar: ProgressBar,
+    cancelled: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// For the operation on `subject`.
+    pub(crate) fn new(
+        subject: impl Into<String>,
+        style: Style,
+        cancelled: Arc<AtomicBool>,
+    ) -> Self {
+        let bar = match style {
+            Style::Spinner => ProgressBar::new_spinner(),
+            _ => ProgressBar::hidden(),
+        };
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self { subject: subject.into(), style, bar, cancelled }
+    }
+
+    /// Says what is being done now.
+    pub(crate) fn say(&self, what: &str) {
+        match self.style {
+            Style::Quiet => {}
+            Style::Lines => note(&format!("{}: {what}", self.subject)),
+            Style::Spinner => self.show(what),
+        }
+    }
+
+    /// Says how far it is, where that can be seen to move.
+    pub(crate) fn show(&self, what: &str) {
+        self.bar.set_message(format!("{}: {what}", self.subject));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for Progress {
+    fn begins(&self, effect: &Effect) {
+        self.say(&effect.to_string());
+    }
+
+    fn ended(&self, effect: &Effect, result: &Result<Fact, Problem>) {
+        if let Err(problem) = result
+            && problem.kind != ProblemKind::Dying
+            && self.style != Style::Quiet
+        {
+            let text = format!("{}: cannot {effect}: {}", self.subject, problem.chain());
+            self.bar.suspend(|| note(&text));
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+/// A message to the user.
+#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
+}
