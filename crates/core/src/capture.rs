@@ -163,6 +163,9 @@ impl CapturePlan {
             steps.push(Effect::Resume);
         }
         steps.extend(self.overlay_steps(Settle::Commit));
+        if self.memory != MemorySource::None {
+            steps.push(Effect::SealMemory);
+        }
         steps.push(Effect::Publish);
         steps
     }
@@ -190,7 +193,7 @@ impl CapturePlan {
 /// What follows in a capture.
 ///
 /// Until the snapshots are there, any failure or interruption abandons the point. From then on the
-/// point is complete, and a failure to release the guest is kept for repair beside it. After
+/// point is worth finishing, and a failure to release the guest is kept for repair beside it. After
 /// another boot a point that was not being published is abandoned: what its files hold is not
 /// known to have reached the disk.
 pub fn next(plan: &CapturePlan, history: &History<'_>) -> Next {

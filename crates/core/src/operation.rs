@@ -86,6 +86,9 @@ pub enum Effect {
         /// The disk.
         target: String,
     },
+    /// Make the memory image durable and hash it. Late, because it takes long and by now no overlay
+    /// is left to grow meanwhile.
+    SealMemory,
     /// Publish the point.
     Publish,
     /// Destroy the snapshots of a point that will not be published.
@@ -139,6 +142,7 @@ impl fmt::Display for Effect {
             }
             Self::SettleOverlay { target, .. } => write!(f, "commit the overlay of {target}"),
             Self::RemoveOverlay { target } => write!(f, "remove the overlay file of {target}"),
+            Self::SealMemory => f.write_str("make the memory image durable"),
             Self::Publish => f.write_str("publish the point"),
             Self::DestroySnapshots => f.write_str("destroy the unpublished snapshots"),
             Self::DiscardPoint => f.write_str("remove the unpublished point"),
@@ -163,15 +167,8 @@ pub enum Fact {
     Done,
     /// The guest was paused for so long.
     Paused(Pause),
-    /// The external snapshot is there.
-    Dumped {
-        /// The guest's pause.
-        pause: Pause,
-        /// The image.
-        memory: MemoryImage,
-    },
-    /// A memory image is staged.
-    Kept {
+    /// The memory image is durable.
+    Sealed {
         /// The image.
         memory: MemoryImage,
     },

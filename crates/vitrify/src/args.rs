@@ -71,8 +71,8 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// Check this host and every guest: what can be captured, how, and what to do about the rest.
     ///
-    /// Changes nothing. Exit status 0 if every guest can be captured, 1 if something wants
-    /// attention.
+    /// Changes no guest and no storage. Exit status 0 if every guest can be captured, even if not at
+    /// its best; 1 if one cannot, or if the host lacks something.
     Doctor,
     Repair(RepairArgs),
 }

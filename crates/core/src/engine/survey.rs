@@ -66,7 +66,9 @@ pub fn plan_restore(
         Ok(manifest) => manifest,
         Err(problem) => return Err(problem.note().into()),
     };
-    let definition_xml = match world.homes.read_text(point, "domain.inactive.xml")? {
+    let inactive_xml = world.homes.read_text(point, "domain.inactive.xml")?;
+    let transient = inactive_xml.is_none();
+    let definition_xml = match inactive_xml {
         Some(xml) => xml,
         None => world.homes.read_text(point, "domain.xml")?.ok_or_else(|| {
             Problem::refused(format!("point {} holds no definition of its guest", point.id))
@@ -90,6 +92,7 @@ pub fn plan_restore(
         folder: &point.folder,
         memory: point.memory.as_deref(),
         definition_xml: &definition_xml,
+        transient,
         guest: guest.as_ref(),
         snapshots: &snapshots_of(world, volumes)?,
         overlay_folder,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::Consistency;
 use crate::definition::Definition;
-use crate::inventory::{Guest, GuestState, Snapshot};
+use crate::inventory::{Guest, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, PointId, Volume};
 use crate::problem::{Problem, ProblemKind};
@@ -37,6 +37,8 @@ pub struct Facts<'a> {
     pub memory: Option<&'a Path>,
     /// Its inactive definition, or the live one where it had no other.
     pub definition_xml: &'a str,
+    /// Whether it had no other: libvirt forgets such a guest when it ends.
+    pub transient: bool,
     /// The guest as it is now; `None` where it is not defined.
     pub guest: Option<&'a Guest>,
     /// The snapshots that the point's volumes have now.
@@ -96,6 +98,14 @@ pub enum RestoreError {
         /// The disk.
         target: String,
     },
+    /// The guest bears another name.
+    #[error("guest '{then}' of the point is named '{now}' now")]
+    Renamed {
+        /// Its name now.
+        now: GuestName,
+        /// Its name in the point.
+        then: GuestName,
+    },
     /// Another guest bears the name.
     #[error("another guest is named '{0}' now")]
     NameTaken(GuestName),
@@ -110,6 +120,7 @@ impl From<RestoreError> for Problem {
             E::Mismatch { .. } => "the point cannot be restored as it was taken",
             E::Moved { .. } => "without --keep-definition the point's definition is put back too",
             E::OnOverlay { .. } => "'vitrify repair' brings it back first",
+            E::Renamed { .. } => "rename it back, or keep its name with --keep-definition",
             E::NameTaken(_) => "rename that guest first ('virsh domrename')",
         };
         Problem::new(ProblemKind::Refused, error.to_string()).hint(hint)
@@ -123,6 +134,9 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<RestorePlan, Restore
     if let Some(guest) = facts.guest {
         if guest.uuid != manifest.guest_uuid {
             return Err(RestoreError::NameTaken(name));
+        }
+        if guest.name != name && !request.keep_definition {
+            return Err(RestoreError::Renamed { now: guest.name.clone(), then: name });
         }
         if guest.state.is_active() && !request.force {
             return Err(RestoreError::Active(guest.name.clone()));
@@ -145,14 +159,15 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<RestorePlan, Restore
         files: files(request, facts)?,
         definition: definition(request, facts),
         start,
-        paused: request.paused
-            || manifest.state == GuestState::PausedByUser && manifest.memory.is_some(),
+        paused: request.paused,
     })
 }
 
 fn definition(request: &Request, facts: &Facts<'_>) -> Option<DefinitionChange> {
     let old = facts.guest.and_then(|guest| guest.inactive_xml.clone());
-    let keep = request.keep_definition && old.is_some();
+    // A resumed guest that was transient comes from its image alone, and stays transient.
+    let keep = request.keep_definition && old.is_some()
+        || facts.transient && facts.memory.is_some() && !request.cold;
     let same = old.as_deref() == Some(facts.definition_xml);
     (!keep && !same).then(|| DefinitionChange { new: facts.definition_xml.to_owned(), old })
 }
