@@ -73,6 +73,20 @@ impl Libvirt {
         Ok(link.connection.clone())
     }
 
+    /// The guest of this name, whatever the others are doing.
+    ///
+    /// # Errors
+    /// `NotFound` where there is none.
+    pub fn find(&self, name: &GuestName) -> Answer<Guest> {
+        let domain = self.connection()?.lookup_domain_by_name(name.as_str()).map_err(|error| {
+            if is_no_domain(&error) {
+                return Problem::not_found(format!("there is no guest '{name}'"));
+            }
+            problem(format!("cannot look up the guest '{name}'"), &error)
+        })?;
+        self.look_at(&domain)
+    }
+
     fn domain(&self, guest: &GuestUuid) -> Answer<Domain> {
         self.connection()?.lookup_domain_by_uuid_string(guest.as_str()).map_err(|error| {
             if is_no_domain(&error) {

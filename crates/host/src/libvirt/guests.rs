@@ -43,9 +43,10 @@ impl Libvirt {
             // Anew, because the library keeps a domain's id and name from its first lookup.
             let domain = self.domain(&uuid)?;
             let before = self.life(&domain)?;
-            let guest = self.read(&domain, &uuid, before.clone())?;
+            let guest = self.read(&domain, &uuid, before.clone());
+            // A change may also have made a question fail.
             if self.life(&self.domain(&uuid)?)? == before {
-                return Ok(guest);
+                return guest;
             }
         }
         Err(Problem::failed(format!("guest {uuid} keeps changing its state")))
