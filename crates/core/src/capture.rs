@@ -258,8 +258,8 @@ fn is_settled(step: &Effect, history: &History<'_>) -> bool {
 fn is_blocked(step: &Effect, stuck: bool, history: &History<'_>) -> bool {
     match step {
         Effect::RemoveOverlay { target } => {
-            let how = history.taken_over().map_or(Settle::Commit, |(_, settle)| settle);
-            history.failed_now(&Effect::SettleOverlay { target: target.clone(), how }).is_some()
+            let (target, how) = (target.clone(), Settle::Commit);
+            !is_settled(&Effect::SettleOverlay { target, how }, history)
         }
         Effect::DestroySnapshots | Effect::DiscardPoint => stuck,
         _ => false,
@@ -267,6 +267,10 @@ fn is_blocked(step: &Effect, stuck: bool, history: &History<'_>) -> bool {
 }
 
 fn is_abandoned(plan: &CapturePlan, history: &History<'_>) -> bool {
+    // Whatever else the journal says: a published point is never taken apart.
+    if history.done(&Effect::Publish).is_some() {
+        return false;
+    }
     let steps = plan.steps();
     let vital = |step: &&Effect| !is_release(step);
     if steps.iter().filter(vital).any(|step| history.ever_failed(step).is_some()) {

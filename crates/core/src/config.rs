@@ -1,9 +1,12 @@
 //! The configuration: from the text of one or several TOML files to a [`Config`], or to an error
 //! with file, line and the nearest valid key.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// What an administrator can set. [`Config::default`] is what holds without any file.
@@ -91,7 +94,7 @@ struct Layer {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the table [memory]")]
 struct MemoryLayer {
     store: Option<AbsolutePath>,
     reserve: Option<Percent>,
@@ -99,7 +102,7 @@ struct MemoryLayer {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the table [overlay]")]
 struct OverlayLayer {
     path: Option<AbsolutePath>,
     dump_limit: Option<Limit>,
@@ -108,19 +111,31 @@ struct OverlayLayer {
 
 /// Parses a value from its text, the error being the sentence that the administrator reads.
 trait FromText: Sized {
+    /// What is wanted, for a value that is no text at all.
+    const WANTED: &'static str;
+
     fn from_text(text: &str) -> Result<Self, String>;
 }
 
-fn from_text<'de, D: Deserializer<'de>, T: FromText>(deserializer: D) -> Result<T, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    T::from_text(&text).map_err(serde::de::Error::custom)
+struct TextVisitor<T>(PhantomData<T>);
+
+impl<T: FromText> Visitor<'_> for TextVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(T::WANTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        T::from_text(text).map_err(E::custom)
+    }
 }
 
 macro_rules! deserialize_from_text {
     ($($name:ty),*) => {$(
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                from_text(deserializer)
+                deserializer.deserialize_str(TextVisitor(PhantomData))
             }
         }
     )*};
@@ -135,6 +150,8 @@ struct Limit(Duration);
 deserialize_from_text!(AbsolutePath, Percent, Limit);
 
 impl FromText for AbsolutePath {
+    const WANTED: &'static str = "a path in quotes";
+
     fn from_text(text: &str) -> Result<Self, String> {
         match text.starts_with('/') {
             true => Ok(Self(text.into())),
@@ -144,6 +161,8 @@ impl FromText for AbsolutePath {
 }
 
 impl FromText for Percent {
+    const WANTED: &'static str = "a share such as \"10%\"";
+
     fn from_text(text: &str) -> Result<Self, String> {
         text.strip_suffix('%')
             .and_then(|number| number.trim().parse().ok())
@@ -154,6 +173,8 @@ impl FromText for Percent {
 }
 
 impl FromText for Limit {
+    const WANTED: &'static str = "a time such as \"90s\"";
+
     fn from_text(text: &str) -> Result<Self, String> {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
@@ -173,26 +194,31 @@ impl FromText for Limit {
     }
 }
 
-const KEYS: [&str; 8] =
-    ["memory", "overlay", "store", "reserve", "on-root", "path", "dump-limit", "commit-limit"];
-
 fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
-    let start = error.span().map_or(0, |span| span.start);
-    let line = text.get(..start).map_or(1, |before| before.matches('\n').count() + 1);
-    let mut message = error.message().to_owned();
-    let unknown = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-    if let Some(key) = unknown {
-        message = match nearest(key) {
-            Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),
-            None => format!("unknown key '{key}'; the keys are {}", KEYS.join(", ")),
-        };
-    }
+    let span = error.span().unwrap_or_default();
+    let line = text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
+    let found = text.get(span).unwrap_or_default();
+    let message = match error.message() {
+        unknown if unknown.starts_with("unknown field `") => explain_unknown(unknown),
+        "duplicate key" => format!("the key '{found}' is there twice"),
+        _ if found.starts_with("[[") => {
+            "a table is written with single brackets: [memory], [overlay]".to_owned()
+        }
+        other => other.to_owned(),
+    };
     ConfigError { file: file.to_owned(), line, message }
 }
 
-fn nearest(key: &str) -> Option<&'static str> {
-    let near = |known: &&str| distance(key, known) <= 2;
-    KEYS.into_iter().filter(near).min_by_key(|known| distance(key, known))
+/// serde says: unknown field `key`, expected one of `this`, `that`.
+fn explain_unknown(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let key = quoted.next().unwrap_or_default();
+    let known: Vec<&str> = quoted.collect();
+    let near = known.iter().filter(|it| distance(key, it) <= 2);
+    match near.min_by_key(|it| distance(key, it)) {
+        Some(near) => format!("unknown key '{key}'; did you mean '{near}'?"),
+        None => format!("unknown key '{key}'; what can stand here is {}", known.join(", ")),
+    }
 }
 
 /// Levenshtein's distance.
@@ -239,6 +265,23 @@ mod tests {
                 "'0s' is not a time such as \"90s\", \"10min\" or \"1h\"",
             ),
             ("[memory]\non-root = 'yes'", 2, "invalid type: string \"yes\", expected a boolean"),
+            ("memory = 3", 1, "invalid type: integer `3`, expected the table [memory]"),
+            (
+                "[overlay]\nstore = '/mem'",
+                2,
+                "unknown key 'store'; what can stand here is path, dump-limit, commit-limit",
+            ),
+            (
+                "[overlay]\ndump-limit = 90",
+                2,
+                "invalid type: integer `90`, expected a time such as \"90s\"",
+            ),
+            ("[memory]\nstore = '/a'\nstore = '/b'", 3, "the key 'store' is there twice"),
+            (
+                "\n[[memory]]\nstore = '/a'",
+                2,
+                "a table is written with single brackets: [memory], [overlay]",
+            ),
         ] {
             let error = Config::parse([("v.toml", text)]).unwrap_err();
             assert_eq!((error.line, error.message.as_str()), (line, message), "{text}");

@@ -12,10 +12,12 @@ mod sample;
 mod storage;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-pub use self::sample::{capture_request, restore_request, sample_capture, sample_manifest};
+pub use self::sample::{
+    capture_request, restore_request, sample_capture, sample_manifest, sample_restore,
+};
 use crate::inventory::{GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, Volume};
@@ -110,6 +112,7 @@ struct State {
     guests: BTreeMap<GuestUuid, FakeGuest>,
     files: BTreeMap<PathBuf, FakeFile>,
     volumes: BTreeMap<Volume, PathBuf>,
+    broken: BTreeSet<Volume>,
     snapshots: Vec<(Snapshot, BTreeMap<PathBuf, u64>)>,
     points: BTreeMap<PointId, (GuestUuid, FakePoint)>,
     entries: Vec<(PointId, String, Vec<String>)>,
@@ -188,9 +191,25 @@ impl Fake {
         self.state.borrow().files.clone()
     }
 
-    /// Puts a file there.
+    /// Writes a file; one that exists stays the object that it is.
     pub fn put_file(&self, path: &Path, content: u64) {
-        self.state.borrow_mut().new_file(path, content, None);
+        let mut state = self.state.borrow_mut();
+        match state.files.get_mut(path) {
+            Some(file) => file.content = content,
+            None => drop(state.new_file(path, content, None)),
+        }
+    }
+
+    /// Writes a memory image into a point, as libvirt does.
+    pub fn put_memory(&self, point: &PointId, count: u64) {
+        if let Some((_, point)) = self.state.borrow_mut().points.get_mut(point) {
+            point.memory = Some(count);
+        }
+    }
+
+    /// From now on, no snapshot of this volume can be taken.
+    pub fn break_volume(&self, volume: &Volume) {
+        self.state.borrow_mut().broken.insert(volume.clone());
     }
 
     /// Every snapshot with what it holds.
@@ -277,6 +296,11 @@ impl Fake {
             false => Ok(()),
         }
     }
+}
+
+/// Where libvirt keeps a guest's managed-save image.
+fn save_image(guest: &GuestName) -> PathBuf {
+    PathBuf::from(format!("/save/{guest}.save"))
 }
 
 impl State {

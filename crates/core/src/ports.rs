@@ -129,7 +129,9 @@ pub trait Hypervisor {
     /// image is discarded.
     fn start(&self, guest: &GuestUuid, paused: bool) -> Answer<()>;
 
-    /// Starts a guest from a save image of its RAM; a guest that is active is left as it is.
+    /// Starts a guest from a save image of its RAM; a guest that is active is left as it is. One
+    /// that comes up suspended is `PausedOtherwise` until somebody resumes it: libvirt says that it
+    /// is still migrating, and QEMU keeps its disks closed.
     fn start_from_image(&self, guest: &GuestUuid, image: &Path, paused: bool) -> Answer<()>;
 
     /// Where libvirt keeps the guest's managed-save image, if it has one and it can be read.

@@ -91,6 +91,8 @@ pub struct RestorePlan {
     pub definition: Option<DefinitionChange>,
     /// How the guest comes up.
     pub start: StartMode,
+    /// Whether it has a managed-save image, which belongs to the disks that are replaced.
+    pub managed_save: bool,
     /// Whether it comes up suspended.
     pub paused: bool,
 }
@@ -108,7 +110,9 @@ impl RestorePlan {
             steps.push(Effect::Define);
         }
         steps.push(Effect::Start);
-        steps.push(Effect::DropManagedSave);
+        if self.managed_save {
+            steps.push(Effect::DropManagedSave);
+        }
         steps.extend(each(|file| Effect::DropFile { file }));
         steps
     }

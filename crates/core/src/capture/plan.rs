@@ -194,7 +194,11 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<CapturePlan, Capture
 fn check_idle(guest: &Guest, definition: &Definition) -> Result<(), CaptureError> {
     let busy = |doing: String| CaptureError::Busy { guest: guest.name.clone(), doing };
     if guest.state == GuestState::PausedOtherwise {
-        return Err(busy("is paused by an I/O error, a migration or a crash".into()));
+        return Err(busy(
+            "is paused, and not by its user: after an I/O error, a migration, a crash, or a restore \
+             with --paused ('virsh domstate --reason' tells)"
+                .into(),
+        ));
     }
     if let Some(job) = &guest.job {
         return Err(busy(format!("is in the middle of a job of libvirt ({job})")));

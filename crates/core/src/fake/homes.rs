@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Fake, FakePoint, State};
+use super::storage::missing;
+use super::{Fake, FakePoint, State, save_image};
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestUuid, PointId};
 use crate::ports::{Answer, FileContent, FoundPoint, Homes, NamedFile, Published, StoreFacts};
@@ -24,17 +25,14 @@ impl Homes for Fake {
             "stage",
             |_| {},
             |state| {
+                let text =
+                    |file: &NamedFile| Ok((file.name.clone(), state.text_of(&file.content)?));
+                let texts = files.iter().map(text).collect::<Answer<Vec<_>>>()?;
                 let (_, staged) = state
                     .points
                     .entry(point.clone())
                     .or_insert_with(|| (guest.clone(), FakePoint::default()));
-                for file in files {
-                    let text = match &file.content {
-                        FileContent::Text(text) => text.clone(),
-                        FileContent::CopyOf(path) => path.display().to_string(),
-                    };
-                    staged.files.insert(file.name.clone(), text);
-                }
+                staged.files.extend(texts);
                 Ok(())
             },
         )
@@ -56,13 +54,15 @@ impl Homes for Fake {
         )
     }
 
-    fn stage_memory_copy(&self, guest: &GuestUuid, point: &PointId, _: &Path) -> Answer<()> {
+    fn stage_memory_copy(&self, _: &GuestUuid, point: &PointId, image: &Path) -> Answer<()> {
         self.change(
             "copy memory",
             |_| {},
             |state| {
-                let saved = state.guest(guest)?.managed_save;
-                state.point(point)?.memory = saved;
+                let mut guests = state.guests.values();
+                let saved = guests.find(|it| save_image(&it.name) == image);
+                let saved = saved.and_then(|it| it.managed_save).ok_or_else(|| missing(image))?;
+                state.point(point)?.memory = Some(saved);
                 Ok(())
             },
         )
@@ -73,18 +73,24 @@ impl Homes for Fake {
             "publish",
             |_| {},
             |state| {
-                state.point(&manifest.id)?.manifest = Some(manifest.clone());
+                let point = state.point(&manifest.id)?;
+                if manifest.memory.is_some() && point.memory.is_none() {
+                    return Err(Problem::failed("the memory image is gone"));
+                }
+                point.manifest = Some(manifest.clone());
                 Ok(Published { stored: Bytes(1), home_snapshot: None })
             },
         )
     }
 
-    fn discard(&self, _: &GuestUuid, point: &PointId) -> Answer<()> {
+    fn discard(&self, guest: &GuestUuid, point: &PointId) -> Answer<()> {
         self.change(
             "discard point",
             |_| {},
             |state| {
-                state.points.remove(point);
+                if state.points.get(point).is_some_and(|(owner, _)| owner == guest) {
+                    state.points.remove(point);
+                }
                 Ok(())
             },
         )
@@ -115,11 +121,13 @@ impl Homes for Fake {
         })
     }
 
-    fn check_memory(&self, point: &FoundPoint, _: &dyn Fn(Bytes)) -> Answer<()> {
+    fn check_memory(&self, point: &FoundPoint, progress: &dyn Fn(Bytes)) -> Answer<()> {
         self.look(|state| {
-            let wanted = point.manifest.as_ref().ok().and_then(|it| it.memory.as_ref());
+            let manifest = point.manifest.as_ref().map_err(|it| -> Problem { it.note().into() })?;
+            let Some(wanted) = &manifest.memory else { return Ok(()) };
             let found = state.point(&point.id)?.memory.map(|count| format!("ram-{count}"));
-            if wanted.map(|it| &it.blake3) == found.as_ref() {
+            progress(wanted.bytes);
+            if found.as_ref() == Some(&wanted.blake3) {
                 Ok(())
             } else {
                 Err(Problem::refused("the memory image differs"))
@@ -135,6 +143,25 @@ fn folder(guest: &GuestUuid, point: &PointId) -> PathBuf {
 impl State {
     fn point(&mut self, id: &PointId) -> Answer<&mut FakePoint> {
         self.points.get_mut(id).map(|(_, point)| point).ok_or_else(|| no_point(id))
+    }
+
+    /// A small file's text: a file of the world reads as its number.
+    pub(super) fn text_of(&self, content: &FileContent) -> Answer<String> {
+        match content {
+            FileContent::Text(text) => Ok(text.clone()),
+            FileContent::CopyOf(path) => {
+                let file = self.files.get(path).ok_or_else(|| missing(path))?;
+                Ok(file.content.to_string())
+            }
+        }
+    }
+
+    /// The number in a small file of a point.
+    pub(super) fn number_in_point(&self, path: &Path) -> Option<u64> {
+        let name = path.file_name()?.to_str()?;
+        self.points.iter().find_map(|(id, (guest, point))| {
+            (path.parent()? == folder(guest, id)).then(|| point.files.get(name)?.parse().ok())?
+        })
     }
 }
 

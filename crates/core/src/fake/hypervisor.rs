@@ -5,12 +5,13 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Fake, FakeGuest, State};
+use super::storage::missing;
+use super::{Fake, FakeGuest, State, save_image};
 use crate::definition::Definition;
 use crate::inventory::{Guest, GuestState, Session};
 use crate::name::{GuestName, GuestUuid};
 use crate::ports::{Answer, Commit, Hypervisor, OverlayDisk, Pause};
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemKind};
 
 const PAUSE: Pause = Pause { pause: Duration::from_millis(5) };
 
@@ -32,7 +33,7 @@ impl Hypervisor for Fake {
         guest: &GuestUuid,
         memory: &Path,
         disks: &[OverlayDisk<'_>],
-        _limit: Duration,
+        limit: Duration,
     ) -> Answer<Pause> {
         let overlays: BTreeMap<String, PathBuf> = disks
             .iter()
@@ -48,15 +49,18 @@ impl Hypervisor for Fake {
             if it.state != GuestState::Running {
                 return Err(Problem::failed(format!("guest {} does not run", it.name)));
             }
-            let ram = it.ram;
-            state.put_on_overlays(guest, &overlays)?;
-            let staged = state.points.values_mut().find(|(owner, point)| {
-                owner == guest && point.manifest.is_none() && memory.ends_with("memory")
-            });
-            match staged {
-                Some((_, point)) => point.memory = Some(ram),
-                None => return Err(Problem::not_found(format!("{}", memory.display()))),
+            if limit.is_zero() {
+                return Err(Problem::new(ProblemKind::TimedOut, "the dump takes too long"));
             }
+            let ram = it.ram;
+            let there = overlays.values().find(|path| state.files.contains_key(*path));
+            let there = there.map(PathBuf::as_path);
+            let image = state.memory_at(memory).ok_or_else(|| missing(memory))?;
+            if let Some(there) = there.or(image.is_some().then_some(memory)) {
+                return Err(Problem::refused(format!("{} exists already", there.display())));
+            }
+            *image = Some(ram);
+            state.put_on_overlays(guest, &overlays)?;
             Ok(PAUSE)
         })
     }
@@ -77,18 +81,22 @@ impl Hypervisor for Fake {
             "commit",
             |_| {},
             |state| {
+                let below = state.below(commit.overlay);
                 let guest = state.guest(commit.guest)?;
-                let Some(top) = guest.live.get_mut(commit.target) else {
-                    return Err(Problem::failed(format!("no active disk {}", commit.target)));
-                };
+                if !guest.state.is_active() {
+                    return Err(Problem::failed(format!("guest {} is shut off", guest.name)));
+                }
+                let refused = |what| Problem::refused(format!("disk {} {what}", commit.target));
+                let top = guest.live.get_mut(commit.target);
+                let top = top.ok_or_else(|| refused("is not there"))?;
                 if top == commit.base {
                     return Ok(());
                 }
                 if top != commit.overlay {
-                    return Err(Problem::refused(format!(
-                        "{} is on another overlay",
-                        commit.target
-                    )));
+                    return Err(refused("is on another overlay"));
+                }
+                if below.as_deref() != Some(commit.base) {
+                    return Err(refused("has another base"));
                 }
                 *top = commit.base.to_owned();
                 guest.inactive.insert(commit.target.to_owned(), commit.base.to_owned());
@@ -108,14 +116,34 @@ impl Hypervisor for Fake {
             "repoint disk",
             |_| {},
             |state| {
-                state.guest(guest)?.inactive.insert(target.to_owned(), path.to_owned());
+                let disk = state.guest(guest)?.inactive.get_mut(target);
+                let disk = disk.ok_or_else(|| Problem::failed(format!("no disk {target}")))?;
+                *disk = path.to_owned();
                 Ok(())
             },
         )
     }
 
     fn commit_offline(&self, overlay: &Path, base: &Path) -> Answer<()> {
-        self.change("commit offline", |_| {}, |state| state.pour(overlay, base))
+        self.change(
+            "commit offline",
+            |_| {},
+            |state| {
+                if !state.files.contains_key(overlay) {
+                    return Err(missing(overlay));
+                }
+                if state.below(overlay).as_deref() != Some(base) {
+                    return Err(Problem::refused(format!(
+                        "{} has another base",
+                        overlay.display()
+                    )));
+                }
+                if state.guests.values().any(|it| it.live.values().any(|top| top == overlay)) {
+                    return Err(Problem::failed(format!("{} is in use", overlay.display())));
+                }
+                state.pour(overlay, base)
+            },
+        )
     }
 
     fn suspend(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
@@ -123,8 +151,7 @@ impl Hypervisor for Fake {
             "suspend",
             |_| {},
             |state| {
-                let guest = state.guest(guest)?.in_session(session)?;
-                guest.state = GuestState::PausedByUser;
+                state.guest(guest)?.ours(session)?.state = GuestState::PausedByUser;
                 Ok(())
             },
         )
@@ -135,12 +162,9 @@ impl Hypervisor for Fake {
             "resume",
             |_| {},
             |state| {
-                let guest = state.guest(guest)?;
-                if guest.state == GuestState::ShutOff {
-                    return Ok(None);
-                }
-                guest.in_session(session)?.state = GuestState::Running;
-                Ok(Some(PAUSE))
+                let guest = state.guest(guest)?.ours(session)?;
+                let was = std::mem::replace(&mut guest.state, GuestState::Running);
+                Ok((was != GuestState::Running).then_some(PAUSE))
             },
         )
     }
@@ -149,12 +173,12 @@ impl Hypervisor for Fake {
         self.change(
             "stop",
             |_| {},
-            |state| {
-                let guest = state.guest(guest)?;
-                if guest.state.is_active() {
+            |state| match state.guest(guest) {
+                Ok(guest) if guest.state.is_active() => {
                     guest.in_session(session)?.shut_off();
+                    Ok(())
                 }
-                Ok(())
+                _ => Ok(()),
             },
         )
     }
@@ -182,8 +206,13 @@ impl Hypervisor for Fake {
             "start",
             |_| {},
             |state| {
+                if state.guest(guest)?.state.is_active() {
+                    return Ok(());
+                }
                 let ram = state.content_of_disks(guest)?;
-                state.power_on(guest, ram, paused)
+                state.power_on(guest, ram, paused.then_some(GuestState::PausedByUser))?;
+                state.guest(guest)?.managed_save = None;
+                Ok(())
             },
         )
     }
@@ -193,22 +222,18 @@ impl Hypervisor for Fake {
             "start from image",
             |_| {},
             |state| {
-                let point = image.parent().and_then(Path::file_name).map(|it| it.to_string_lossy());
-                let ram = state
-                    .points
-                    .iter()
-                    .find(|(id, _)| point.as_deref() == Some(id.as_str()))
-                    .and_then(|(_, (_, point))| point.memory)
-                    .ok_or_else(|| Problem::not_found(format!("{}", image.display())))?;
-                state.power_on(guest, ram, paused)
+                let ram =
+                    state.memory_at(image).and_then(|it| *it).ok_or_else(|| missing(image))?;
+                state.power_on(guest, ram, paused.then_some(GuestState::PausedOtherwise))
             },
         )
     }
 
-    fn managed_save_image(&self, _: &GuestName) -> Answer<Option<PathBuf>> {
+    fn managed_save_image(&self, guest: &GuestName) -> Answer<Option<PathBuf>> {
         self.look(|state| {
-            let saved = state.guests.values().any(|guest| guest.managed_save.is_some());
-            Ok(saved.then(|| PathBuf::from("/save/w.save")))
+            let mut guests = state.guests.values();
+            let saved = guests.any(|it| it.name == *guest && it.managed_save.is_some());
+            Ok(saved.then(|| save_image(guest)))
         })
     }
 
@@ -249,6 +274,18 @@ impl State {
         Ok(())
     }
 
+    /// The image directly below an overlay.
+    fn below(&self, overlay: &Path) -> Option<PathBuf> {
+        self.files.get(overlay)?.backing.clone()
+    }
+
+    /// The memory image that lies at a path, or could.
+    fn memory_at(&mut self, path: &Path) -> Option<&mut Option<u64>> {
+        let point = path.parent()?.file_name()?.to_str()?;
+        let mut points = self.points.iter_mut();
+        points.find(|(id, _)| id.as_str() == point).map(|(_, (_, point))| &mut point.memory)
+    }
+
     /// What the guest's disks hold, which must be one thing.
     fn content_of_disks(&mut self, guest: &GuestUuid) -> Answer<u64> {
         let disks = self.guest(guest)?.inactive.clone();
@@ -263,7 +300,7 @@ impl State {
         }
     }
 
-    fn power_on(&mut self, guest: &GuestUuid, ram: u64, paused: bool) -> Answer<()> {
+    fn power_on(&mut self, guest: &GuestUuid, ram: u64, paused: Option<GuestState>) -> Answer<()> {
         if self.guest(guest)?.state.is_active() {
             return Ok(());
         }
@@ -276,7 +313,7 @@ impl State {
         it.live = it.inactive.clone();
         it.ram = ram;
         it.session = Some(session);
-        it.state = if paused { GuestState::PausedByUser } else { GuestState::Running };
+        it.state = paused.unwrap_or(GuestState::Running);
         Ok(())
     }
 }
@@ -287,6 +324,18 @@ impl FakeGuest {
             Ok(self)
         } else {
             Err(Problem::refused(format!("guest {} is in another session", self.name)))
+        }
+    }
+
+    /// The guest, if it runs in this life or was suspended by a user's request.
+    fn ours(&mut self, session: &Session) -> Answer<&mut Self> {
+        let it = self;
+        match it.state {
+            GuestState::ShutOff => Err(Problem::failed(format!("guest {} is shut off", it.name))),
+            GuestState::Running | GuestState::PausedByUser => it.in_session(session),
+            GuestState::PausedOtherwise => {
+                Err(Problem::refused(format!("guest {} is paused otherwise", it.name)))
+            }
         }
     }
 

@@ -15,6 +15,9 @@ impl Journal for Fake {
             "open journal",
             |_| {},
             |state| {
+                if state.entry(plan.id()).is_ok() {
+                    return Err(Problem::refused(format!("entry {} is open", plan.id())));
+                }
                 let text = to_text(plan)?;
                 state.entries.push((plan.id().clone(), text, Vec::new()));
                 Ok(())

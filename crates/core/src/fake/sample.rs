@@ -1,11 +1,15 @@
 //! Names and plans that tests agree on.
 
+use std::path::Path;
+
 use crate::capture::{self, CapturePlan, Consistency, Engine};
-use crate::engine::plan_capture;
+use crate::engine::{Observer, plan_capture, plan_restore, run};
 use crate::inventory::Snapshot;
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::name::{GuestName, GuestUuid, SnapshotId};
-use crate::restore;
+use crate::operation::{Effect, Fact, Plan};
+use crate::problem::Problem;
+use crate::restore::{self, RestorePlan};
 
 use super::Fake;
 
@@ -61,6 +65,33 @@ pub fn sample_capture() -> CapturePlan {
     match plan_capture(&fake.world(), &capture_request(1), &fake.guest_uuid()) {
         Ok(plan) => plan,
         Err(problem) => unreachable!("{problem}"),
+    }
+}
+
+/// The plan of a restore with memory of that guest, which runs again since.
+pub fn sample_restore() -> RestorePlan {
+    let fake = Fake::with_guest(1);
+    let world = fake.world();
+    let plan = || {
+        let plan = plan_capture(&world, &capture_request(1), &fake.guest_uuid())?;
+        run(&world, Plan::Capture(plan), &Nobody)?;
+        let points = world.homes.points()?;
+        plan_restore(&world, &restore_request(), Path::new("/overlays"), &points[0])
+    };
+    match plan() {
+        Ok(plan) => plan,
+        Err(problem) => unreachable!("{problem}"),
+    }
+}
+
+/// Watches nothing and stops nothing.
+struct Nobody;
+
+impl Observer for Nobody {
+    fn begins(&self, _: &Effect) {}
+    fn ended(&self, _: &Effect, _: &Result<Fact, Problem>) {}
+    fn cancelled(&self) -> bool {
+        false
     }
 }
 

@@ -1,7 +1,7 @@
 //! Volumes whose snapshots are copies of numbers.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::{Fake, State};
 use crate::inventory::{Location, ObjectId, Snapshot};
@@ -12,10 +12,10 @@ use crate::problem::Problem;
 impl Storage for Fake {
     fn locate(&self, image: &Path) -> Answer<Location> {
         self.look(|state| {
+            let object = state.object_of(image).ok_or_else(|| missing(image))?;
             let Some((volume, path_in_volume)) = state.volume_of(image) else {
                 return Err(Problem::lacking(format!("{} is on tmpfs", image.display())));
             };
-            let object = state.object_of(image).ok_or_else(|| missing(image))?;
             Ok(Location { volume, path_in_volume, object })
         })
     }
@@ -41,6 +41,12 @@ impl Storage for Fake {
                 .any(|(it, _)| volumes.contains(&it.volume) && it.name == *name);
             if taken {
                 return Err(Problem::refused(format!("a snapshot {name} exists")));
+            }
+            if let Some(absent) = volumes.iter().find(|it| !state.volumes.contains_key(it)) {
+                return Err(Problem::not_found(format!("there is no volume {absent}")));
+            }
+            if let Some(broken) = volumes.iter().find(|it| state.broken.contains(it)) {
+                return Err(Problem::failed(format!("no snapshot of {broken} can be taken")));
             }
             Ok(volumes.iter().map(|volume| state.take_snapshot(volume, name)).collect())
         })
@@ -69,8 +75,20 @@ impl Storage for Fake {
         )
     }
 
-    fn annotate(&self, _: &Volume, _: &[NamedFile]) -> Answer<()> {
-        self.change("annotate", |_| {}, |_| Ok(()))
+    fn annotate(&self, volume: &Volume, files: &[NamedFile]) -> Answer<()> {
+        self.change(
+            "annotate",
+            |_| {},
+            |state| {
+                let root = state.volumes.get(volume).cloned();
+                let root = root.ok_or_else(|| Problem::not_found(format!("no volume {volume}")))?;
+                for file in files {
+                    let content = state.text_of(&file.content)?.parse().unwrap_or(0);
+                    state.new_file(&root.join(".vitrify").join(&file.name), content, None);
+                }
+                Ok(())
+            },
+        )
     }
 
     fn copy_from_snapshot(
@@ -84,13 +102,17 @@ impl Storage for Fake {
             state.new_file(beside, 0, None);
         };
         self.change("copy from snapshot", half, |state| {
-            let content = state
-                .snapshots
-                .iter()
-                .find(|(it, _)| it == snapshot)
-                .and_then(|(_, files)| files.get(path_in_volume).copied())
-                .ok_or_else(|| missing(path_in_volume))?;
-            Ok(state.new_file(beside, content, None))
+            let named = |it: &Snapshot| it.volume == snapshot.volume && it.name == snapshot.name;
+            let found = state.snapshots.iter().find(|(it, _)| named(it));
+            let (found, files) = found.ok_or_else(|| missing(snapshot.name.as_ref()))?;
+            if found.id != snapshot.id {
+                return Err(Problem::refused(format!("{} is another snapshot", snapshot.name)));
+            }
+            if !path_in_volume.components().all(|part| matches!(part, Component::Normal(_))) {
+                return Err(Problem::refused(format!("{} climbs", path_in_volume.display())));
+            }
+            let content = files.get(path_in_volume).copied();
+            Ok(state.new_file(beside, content.ok_or_else(|| missing(path_in_volume))?, None))
         })
     }
 
@@ -99,7 +121,10 @@ impl Storage for Fake {
             "copy file",
             |_| {},
             |state| {
-                let content = state.files.get(source).map_or(7, |file| file.content);
+                let content = match state.files.get(source) {
+                    Some(file) => file.content,
+                    None => state.number_in_point(source).ok_or_else(|| missing(source))?,
+                };
                 Ok(state.new_file(beside, content, None))
             },
         )
@@ -131,7 +156,7 @@ impl Storage for Fake {
     }
 }
 
-fn missing(path: &Path) -> Problem {
+pub(super) fn missing(path: &Path) -> Problem {
     Problem::not_found(format!("{} does not exist", path.display()))
 }
 

@@ -159,6 +159,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<RestorePlan, Restore
         files: files(request, facts)?,
         definition: definition(request, facts),
         start,
+        managed_save: facts.guest.is_some_and(|guest| guest.managed_save),
         paused: request.paused,
     })
 }

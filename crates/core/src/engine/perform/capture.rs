@@ -33,11 +33,7 @@ impl Capture<'_> {
                 world.hypervisor.suspend(&plan.guest_uuid, session).map(done)
             }
             Effect::SnapshotVolumes => self.snapshot_volumes(),
-            Effect::Resume => {
-                let session = session_of(plan.session.as_ref())?;
-                let pause = world.hypervisor.resume(&plan.guest_uuid, session)?;
-                Ok(pause.map_or(Fact::Done, Fact::Paused))
-            }
+            Effect::Resume => self.resume(),
             Effect::AbortSnapshotJob => self.abort_snapshot_job().map(done),
             Effect::SettleOverlay { target, how } => {
                 self.settle_overlay(self.disk(target)?, *how).map(done)
@@ -151,6 +147,18 @@ impl Capture<'_> {
         match self.inspect() {
             Err(problem) if problem.kind == ProblemKind::NotFound => Ok(None),
             other => other.map(Some),
+        }
+    }
+
+    /// A life that has ended needs no resuming, and another one is not ours.
+    fn resume(&self) -> Answer<Fact> {
+        let session = session_of(self.plan.session.as_ref())?;
+        match self.inspect_if_defined()? {
+            Some(guest) if guest.session.as_ref() == Some(session) => {
+                let pause = self.world.hypervisor.resume(&guest.uuid, session)?;
+                Ok(pause.map_or(Fact::Done, Fact::Paused))
+            }
+            _ => Ok(Fact::Done),
         }
     }
 

@@ -1,0 +1,117 @@
+//! Rules for [`Storage`]: volumes, snapshots, and the files on them.
+
+mod files;
+mod snapshots;
+
+use std::path::{Path, PathBuf};
+
+use super::{Verdict, differ, ensure, fails, ok, rules, same};
+use crate::name::Volume;
+use crate::ports::Storage;
+use crate::problem::ProblemKind;
+
+/// What the rules need: a fresh storage with two empty volumes.
+pub trait Fixture {
+    /// The port.
+    fn storage(&self) -> &dyn Storage;
+
+    /// The volumes, in no particular order.
+    fn volumes(&self) -> [Volume; 2];
+
+    /// The folder at a volume's root.
+    fn root(&self, volume: &Volume) -> PathBuf;
+
+    /// An empty folder on storage that cannot be snapshotted.
+    fn elsewhere(&self) -> PathBuf;
+
+    /// Writes a file that holds this byte; one that exists stays the object that it is.
+    fn write(&mut self, path: &Path, content: u8) -> Verdict;
+
+    /// The byte that a file holds; `None` if there is no file.
+    fn read(&self, path: &Path) -> Result<Option<u8>, String>;
+
+    /// Makes taking a snapshot of this volume fail, at the latest moment that can be had.
+    fn obstruct(&mut self, volume: &Volume) -> Verdict;
+}
+
+/// A rule.
+pub type Check = fn(&mut dyn Fixture) -> Verdict;
+
+/// The rules for images and where they lie.
+pub const PLACES: &[(&str, Check)] = rules![
+    an_image_is_located,
+    an_image_that_is_not_there_is_not_found,
+    an_image_elsewhere_is_lacking,
+    a_path_without_links_leads_to_itself,
+    an_object_keeps_its_identity,
+];
+
+/// The rules for snapshots.
+pub const SNAPSHOTS: &[(&str, Check)] = snapshots::RULES;
+
+/// The rules for copying, exchanging and removing files.
+pub const FILES: &[(&str, Check)] = files::RULES;
+
+/// All rules.
+pub fn rules() -> impl Iterator<Item = (&'static str, Check)> {
+    PLACES.iter().chain(SNAPSHOTS).chain(FILES).copied()
+}
+
+/// An image on the first volume that holds 1.
+fn image(fixture: &mut dyn Fixture) -> Result<(Volume, PathBuf), String> {
+    let [volume, _] = fixture.volumes();
+    let path = fixture.root(&volume).join("disk.img");
+    fixture.write(&path, 1)?;
+    Ok((volume, path))
+}
+
+fn holds(fixture: &dyn Fixture, path: &Path, wanted: Option<u8>) -> Verdict {
+    same(&format!("the content of {}", path.display()), fixture.read(path)?, wanted)
+}
+
+fn an_image_is_located(fixture: &mut dyn Fixture) -> Verdict {
+    let (volume, path) = image(fixture)?;
+    let location = ok("locate", fixture.storage().locate(&path))?;
+    same("the volume", location.volume, volume)?;
+    same("the path in the volume", location.path_in_volume.as_path(), Path::new("disk.img"))?;
+    let object = ok("object", fixture.storage().object(&path))?;
+    same("the object", Some(location.object), object)
+}
+
+fn an_image_that_is_not_there_is_not_found(fixture: &mut dyn Fixture) -> Verdict {
+    let [volume, _] = fixture.volumes();
+    for folder in [fixture.root(&volume), fixture.elsewhere()] {
+        let located = fixture.storage().locate(&folder.join("absent.img"));
+        fails("locating what is not there", located, ProblemKind::NotFound)?;
+    }
+    Ok(())
+}
+
+fn an_image_elsewhere_is_lacking(fixture: &mut dyn Fixture) -> Verdict {
+    let path = fixture.elsewhere().join("disk.img");
+    fixture.write(&path, 1)?;
+    fails("locating", fixture.storage().locate(&path), ProblemKind::Lacking)?;
+    let object = ok("object", fixture.storage().object(&path))?;
+    ensure(object.is_some(), "an object is known on any file system")
+}
+
+fn a_path_without_links_leads_to_itself(fixture: &mut dyn Fixture) -> Verdict {
+    let (volume, path) = image(fixture)?;
+    for path in [path, fixture.root(&volume).join("absent.img")] {
+        same("the real path", ok("resolve", fixture.storage().resolve(&path))?, path)?;
+    }
+    Ok(())
+}
+
+fn an_object_keeps_its_identity(fixture: &mut dyn Fixture) -> Verdict {
+    let (_, path) = image(fixture)?;
+    let other = path.with_file_name("other.img");
+    let look = |fixture: &dyn Fixture, path: &Path| ok("object", fixture.storage().object(path));
+    same("an object that is not there", look(fixture, &other)?, None)?;
+    fixture.write(&other, 1)?;
+    let before = look(fixture, &path)?;
+    fixture.write(&path, 2)?;
+    ensure(before.is_some(), "a file is an object")?;
+    same("the object after a write", look(fixture, &path)?, before.clone())?;
+    differ("two files", look(fixture, &other)?, before)
+}

@@ -1,0 +1,171 @@
+//! Rules for taking, listing and destroying snapshots.
+
+use std::path::Path;
+
+use super::{Check, Fixture, holds, image};
+use crate::conformance::{Verdict, differ, ensure, fails, is_error, name, ok, rules, same};
+use crate::inventory::Snapshot;
+use crate::name::{PointName, Volume};
+use crate::ports::{FileContent, NamedFile};
+use crate::problem::ProblemKind;
+
+pub(super) const RULES: &[(&str, Check)] = rules![
+    a_group_is_taken_under_one_name_in_its_order,
+    a_snapshot_keeps_what_the_file_held,
+    a_taken_name_is_refused_and_nothing_is_taken,
+    a_volume_that_is_not_there_fails_and_nothing_is_taken,
+    a_group_that_fails_half_way_leaves_nothing,
+    a_volume_without_snapshots_has_none,
+    destroying_may_be_repeated,
+    destroying_needs_the_identity,
+    destroying_needs_the_name,
+    a_name_that_is_used_again_has_another_identity,
+    annotations_are_in_the_snapshots,
+];
+
+/// A snapshot of the volume under this name.
+pub(super) fn take(fixture: &dyn Fixture, volume: &Volume, text: &str) -> Result<Snapshot, String> {
+    let taken = fixture.storage().snapshot(std::slice::from_ref(volume), &name(text)?);
+    match &ok("snapshot", taken)?[..] {
+        [snapshot] => Ok(snapshot.clone()),
+        other => Err(format!("one volume gave {} snapshots", other.len())),
+    }
+}
+
+fn listed(fixture: &dyn Fixture, volume: &Volume) -> Result<Vec<Snapshot>, String> {
+    ok("snapshots", fixture.storage().snapshots(volume))
+}
+
+fn a_group_is_taken_under_one_name_in_its_order(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let point: PointName = name("p1")?;
+    for volumes in [[b.clone(), a.clone()], [a.clone(), b.clone()]] {
+        let taken = ok("snapshot", fixture.storage().snapshot(&volumes, &point))?;
+        let order: Vec<_> = taken.iter().map(|it| it.volume.clone()).collect();
+        same("the order", order, volumes.to_vec())?;
+        ensure(taken.iter().all(|it| it.name == point), "each has the name that was given")?;
+        differ("the identities", &taken[0].id, &taken[1].id)?;
+        for snapshot in &taken {
+            same("the list", listed(fixture, &snapshot.volume)?, vec![snapshot.clone()])?;
+            ok("destroy", fixture.storage().destroy(snapshot))?;
+        }
+    }
+    Ok(())
+}
+
+fn a_snapshot_keeps_what_the_file_held(fixture: &mut dyn Fixture) -> Verdict {
+    let (volume, path) = image(fixture)?;
+    let first = take(fixture, &volume, "p1")?;
+    fixture.write(&path, 2)?;
+    let second = take(fixture, &volume, "p2")?;
+    ok("remove", fixture.storage().remove_file(&path))?;
+    for (snapshot, content) in [(&first, 1), (&second, 2), (&first, 1)] {
+        let copied = fixture.storage().copy_from_snapshot(
+            snapshot,
+            Path::new("disk.img"),
+            &path.with_file_name("copy"),
+            &path,
+        );
+        ok("copy from the snapshot", copied)?;
+        holds(fixture, &path.with_file_name("copy"), Some(content))?;
+    }
+    holds(fixture, &path, None)
+}
+
+fn a_taken_name_is_refused_and_nothing_is_taken(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let there = take(fixture, &b, "p1")?;
+    for volumes in [[a.clone(), b.clone()], [b.clone(), a.clone()]] {
+        let taken = fixture.storage().snapshot(&volumes, &name("p1")?);
+        fails("a name that exists", taken, ProblemKind::Refused)?;
+        same("the snapshots of the other", listed(fixture, &a)?, Vec::new())?;
+        same("the snapshots of that", listed(fixture, &b)?, vec![there.clone()])?;
+    }
+    let free = take(fixture, &a, "p1")?;
+    same("the name on another volume", listed(fixture, &a)?, vec![free])
+}
+
+fn a_volume_that_is_not_there_fails_and_nothing_is_taken(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let absent: Volume = name(&format!("{a}-absent"))?;
+    let taken = fixture.storage().snapshot(&[a.clone(), absent], &name("p1")?);
+    fails("a volume that is not there", taken, ProblemKind::NotFound)?;
+    same("the snapshots", listed(fixture, &a)?, Vec::new())
+}
+
+fn a_group_that_fails_half_way_leaves_nothing(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let kept = take(fixture, &a, "p1")?;
+    fixture.obstruct(&b)?;
+    let taken = fixture.storage().snapshot(&[a.clone(), b.clone()], &name("p2")?);
+    is_error("a group with a volume that fails", taken)?;
+    same("the first volume's snapshots", listed(fixture, &a)?, vec![kept])?;
+    same("the other's", listed(fixture, &b)?, Vec::new())
+}
+
+fn a_volume_without_snapshots_has_none(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let absent: Volume = name(&format!("{a}-absent"))?;
+    same("the snapshots", listed(fixture, &a)?, Vec::new())?;
+    same("the snapshots of what is not there", listed(fixture, &absent)?, Vec::new())
+}
+
+fn destroying_may_be_repeated(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let (gone, kept) = (take(fixture, &a, "p1")?, take(fixture, &a, "p2")?);
+    let other = take(fixture, &b, "p1")?;
+    for _ in 0..2 {
+        ok("destroy", fixture.storage().destroy(&gone))?;
+        same("the volume's snapshots", listed(fixture, &a)?, vec![kept.clone()])?;
+        same("the other volume's", listed(fixture, &b)?, vec![other.clone()])?;
+    }
+    Ok(())
+}
+
+fn destroying_needs_the_identity(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let (one, two) = (take(fixture, &a, "p1")?, take(fixture, &a, "p2")?);
+    let mixed = Snapshot { id: two.id.clone(), ..one.clone() };
+    let destroyed = fixture.storage().destroy(&mixed);
+    fails("destroying one of another identity", destroyed, ProblemKind::Refused)?;
+    same("the snapshots", listed(fixture, &a)?, vec![one, two])
+}
+
+fn destroying_needs_the_name(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let kept = take(fixture, &a, "p1")?;
+    let renamed = Snapshot { name: name("p2")?, ..kept.clone() };
+    let moved = Snapshot { volume: b, ..kept.clone() };
+    for other in [renamed, moved] {
+        ok("destroying what is not there", fixture.storage().destroy(&other))?;
+        same("the snapshots", listed(fixture, &a)?, vec![kept.clone()])?;
+    }
+    Ok(())
+}
+
+fn a_name_that_is_used_again_has_another_identity(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let first = take(fixture, &a, "p1")?;
+    ok("destroy", fixture.storage().destroy(&first))?;
+    let second = take(fixture, &a, "p1")?;
+    differ("the identities", &first.id, &second.id)?;
+    fails("destroying the first", fixture.storage().destroy(&first), ProblemKind::Refused)?;
+    same("the snapshots", listed(fixture, &a)?, vec![second])
+}
+
+fn annotations_are_in_the_snapshots(fixture: &mut dyn Fixture) -> Verdict {
+    let (volume, path) = image(fixture)?;
+    let (source, copy) = (path.with_file_name("vars"), path.with_file_name("copy"));
+    let file = NamedFile { name: "w.nvram".into(), content: FileContent::CopyOf(source.clone()) };
+    for (point, content) in [("p1", 3), ("p2", 4)] {
+        fixture.write(&source, content)?;
+        ok("annotate", fixture.storage().annotate(&volume, std::slice::from_ref(&file)))?;
+        let snapshot = take(fixture, &volume, point)?;
+        fixture.write(&source, 9)?;
+        let inside = Path::new(".vitrify/w.nvram");
+        let copied = fixture.storage().copy_from_snapshot(&snapshot, inside, &copy, &path);
+        ok("copying the annotation", copied)?;
+        holds(fixture, &copy, Some(content))?;
+    }
+    Ok(())
+}
