@@ -81,7 +81,8 @@ pub(crate) enum Command {
 ///
 /// A guest that runs is captured with its memory where that is possible: libvirt dumps RAM while
 /// the guest runs on, its disks are frozen for the moment, their volumes are snapshotted, and the
-/// guest is back on its own images when this command ends. The pause is a fraction of a second.
+/// guest is back on its own images when this command ends. The pause is about a tenth of a second;
+/// a guest that rewrites its memory at full speed can be paused for longer than a second.
 /// What stands against it is printed and recorded, and the point is taken as a power failure
 /// would leave the disks ('crash').
 ///
@@ -100,7 +101,7 @@ pub(crate) struct SnapshotArgs {
     #[arg(long, default_value = "auto")]
     pub(crate) engine: WantedEngine,
     /// The point's name [default: vitrify_<UTC time>_manual].
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) name: Option<PointName>,
 }
 

@@ -11,8 +11,8 @@ use vitrify_core::config::Config;
 use vitrify_core::inventory::Guest;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
-use vitrify_core::point::{PointRef, select};
-use vitrify_core::ports::{Answer, FoundPoint, Homes, Hypervisor, Journal, World};
+use vitrify_core::point::{NotFound, PointRef, select};
+use vitrify_core::ports::{Answer, FoundPoint, Homes, Journal, World};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_host::btrfs::Btrfs;
 use vitrify_host::clock::SystemClock;
@@ -66,11 +66,9 @@ impl Host<'_> {
 
     /// The guest of this name.
     pub(crate) fn guest(&self, name: &GuestName) -> Answer<Guest> {
-        let guests = self.hypervisor.guests()?;
-        let found = guests.into_iter().find(|guest| guest.name == *name);
-        found.ok_or_else(|| {
-            Problem::not_found(format!("there is no guest '{name}'"))
-                .hint("'virsh list --all' shows the guests")
+        self.hypervisor.find(name).map_err(|problem| match problem.kind {
+            ProblemKind::NotFound => problem.hint("'virsh list --all' shows the guests"),
+            _ => problem,
         })
     }
 
@@ -148,8 +146,14 @@ impl Context {
 
     /// Locks a guest and volumes for this process.
     pub(crate) fn lock(&self, guest: &GuestUuid, volumes: &[Volume]) -> Answer<Locks> {
-        let mut keys = vec![format!("guest:{guest}")];
-        keys.extend(volumes.iter().map(|volume| format!("volume:{volume}")));
+        let mut keys = vec![format!("guest {guest}")];
+        keys.extend(volume_keys(volumes));
+        Locks::acquire(&self.state.join("locks"), &keys)
+    }
+
+    /// Locks volumes for this process, which holds their guest's lock already.
+    pub(crate) fn lock_volumes(&self, volumes: &[Volume]) -> Answer<Locks> {
+        let keys: Vec<_> = volume_keys(volumes).collect();
         Locks::acquire(&self.state.join("locks"), &keys)
     }
 
@@ -165,8 +169,13 @@ impl Context {
 
     /// Every point of every home, newest first; what cannot be read is reported by the caller.
     pub(crate) fn points(&self) -> Answer<Vec<FoundPoint>> {
-        if self.config.store.is_none() && !self.homes.path().exists() {
-            return Ok(Vec::new());
+        if !self.homes.path().is_dir() {
+            return match self.config.store {
+                // It is made with the first point.
+                None => Ok(Vec::new()),
+                // A drive that is not mounted is no empty store.
+                Some(_) => self.homes.store().map(|_| Vec::new()),
+            };
         }
         let mut points = self.homes.points()?;
         points
@@ -193,7 +202,12 @@ impl Context {
         let id = match select(&manifests, wanted, &self.zone) {
             Ok(manifest) => manifest.id.clone(),
             Err(error) => {
-                let hint = format!("'vitrify list {}' shows the points", wanted.guest);
+                let hint = match &error {
+                    NotFound::NoPoints(_) => "'vitrify list' shows every guest's points".to_owned(),
+                    NotFound::NoSuchPoint { guest, .. } => {
+                        format!("'vitrify list {guest}' shows the points")
+                    }
+                };
                 return Err(Problem::not_found(error.to_string()).hint(hint));
             }
         };
@@ -202,6 +216,10 @@ impl Context {
             Problem::not_found(format!("point {id} vanished while it was looked for"))
         })
     }
+}
+
+fn volume_keys(volumes: &[Volume]) -> impl Iterator<Item = String> {
+    volumes.iter().map(|volume| format!("volume {volume}"))
 }
 
 /// A new identity.

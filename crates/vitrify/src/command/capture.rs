@@ -27,6 +27,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Taken {
     pub(crate) manifest: Manifest,
     pub(crate) published: Published,
+    /// From the first attempt to the end of the last.
     pub(crate) duration: Duration,
     /// What could not be put right afterwards; the journal keeps it for repair.
     pub(crate) problems: Vec<ProblemNote>,
@@ -41,9 +42,11 @@ pub(crate) fn take(
     wanted: &Wanted,
 ) -> Answer<Taken> {
     let guest = host.guest(guest)?;
+    // Before the first look: while another vitrify works on the guest, it is not what it seems.
+    let _guest = context.lock(&guest.uuid, &[])?;
     let request = request(context, wanted, None)?;
     let preview = plan_capture(&host.world(), &named(host, &guest, wanted, request)?, &guest.uuid)?;
-    let _locks = context.lock(&guest.uuid, &preview.volumes)?;
+    let _volumes = context.lock_volumes(&preview.volumes)?;
     take_locked(context, host, &guest, wanted)
 }
 
@@ -55,14 +58,16 @@ pub(crate) fn take_locked(
     wanted: &Wanted,
 ) -> Answer<Taken> {
     host.check_settled(&guest.name, &guest.uuid)?;
-    let first = attempt(context, host, guest, wanted, None);
+    let began = Instant::now();
+    let first = attempt(context, host, guest, wanted, None, began);
     let free = wanted.consistency.is_none() && wanted.engine.is_none();
     match first {
         Err(Failure { problem, engine: Some(Engine::Overlay), .. })
             if free && !context.progress(guest.name.as_str()).cancelled() =>
         {
             let reason = format!("no memory image: {}", problem.chain());
-            attempt(context, host, guest, wanted, Some(reason)).map_err(|failure| failure.problem)
+            attempt(context, host, guest, wanted, Some(reason), began)
+                .map_err(|failure| failure.problem)
         }
         other => other.map_err(|failure| failure.problem),
     }
@@ -86,8 +91,8 @@ fn attempt(
     guest: &Guest,
     wanted: &Wanted,
     plain_because: Option<String>,
+    began: Instant,
 ) -> Result<Taken, Failure> {
-    let began = Instant::now();
     let world = host.world();
     let request = named(host, guest, wanted, request(context, wanted, plain_because)?)?;
     let plan = plan_capture(&world, &request, &guest.uuid)?;

@@ -35,11 +35,12 @@ pub(crate) fn run(context: &Context, args: &RestoreArgs) -> Answer<Status> {
         keep_definition: args.keep_definition,
     };
     let plan = || plan_restore(&host.world(), &request, &context.overlay_folder, &point);
-    // What is refused is refused before anything is locked, asked or read.
-    plan()?;
     let volumes: Vec<_> = manifest.volumes.iter().map(|it| it.volume.clone()).collect();
+    // Before the first look: while another vitrify works on the guest, it is not what it seems.
     let _locks = context.lock(&manifest.guest_uuid, &volumes)?;
     host.check_settled(&manifest.guest, &manifest.guest_uuid)?;
+    // What is refused is refused before anything is asked or read.
+    plan()?;
     if args.no_safety_point {
         let loss = format!("what guest '{}' is now will be lost", manifest.guest);
         confirm(context, &manifest.guest, &loss)?;
