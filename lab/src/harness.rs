@@ -21,15 +21,26 @@ pub type Test = (&'static str, fn() -> Outcome);
 /// on).
 #[must_use]
 pub fn run(tests: &[Test]) -> ExitCode {
+    run_named(tests.iter().map(|&(name, test)| (name.to_owned(), test)))
+}
+
+/// The same for tests that are not known by name before.
+#[must_use]
+pub fn run_named<F>(tests: impl IntoIterator<Item = (String, F)>) -> ExitCode
+where
+    F: FnOnce() -> Outcome + Send + 'static,
+{
     let mut arguments = Arguments::from_args();
     // Two cores are shared by two emulated guests; more at once only measure each other.
     arguments.test_threads.get_or_insert(1);
-    let trials =
-        tests.iter().map(|&(name, test)| Trial::ignorable_test(name, move || attempt(test)));
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let trials = tests
+        .into_iter()
+        .map(|(name, test)| Trial::ignorable_test(name, move || attempt(test)))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn attempt(test: fn() -> Outcome) -> Result<Completion, Failed> {
+fn attempt(test: impl FnOnce() -> Outcome) -> Result<Completion, Failed> {
     if let Some(reason) = missing() {
         let required = env::var("VITRIFY_LAB").is_ok_and(|value| value == "required");
         let skipped = Completion::ignored_with(&reason);

@@ -8,15 +8,22 @@
 //! `cargo xtask setup` provides; guests are emulated, no KVM is needed.
 
 pub mod cpio;
+pub mod dump;
+pub mod events;
 pub mod guest;
 pub mod harness;
 pub mod image;
+pub mod interrupt;
+pub mod journal;
+pub mod leftovers;
 pub mod pool;
 pub mod run;
+pub mod scene;
 pub mod scratch;
 pub mod serial;
 pub mod vitrify;
 pub mod world;
 
 mod sweep;
+mod watch;
 mod xml;

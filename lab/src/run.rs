@@ -1,13 +1,14 @@
 //! The lab's one way to run a program: bounded in time, in the C locale, with what it printed kept.
 
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 /// How long an ordinary program may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -84,37 +85,100 @@ pub fn virsh(arguments: &[&str]) -> Result<String, RunError> {
 /// # Errors
 /// [`RunError::Start`] and [`RunError::Limit`].
 pub fn run(command: &mut Command, limit: Duration) -> Result<Finished, RunError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let failed = |source| RunError::Start { program: program.clone(), source };
-    command.env("LC_ALL", "C").process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(failed)?;
-    let stdout = collect(child.stdout.take());
-    let stderr = collect(child.stderr.take());
-    let in_time = ended_within(&child, limit).map_err(failed)?;
-    if !in_time && let Some(group) = pid_of(&child) {
+    Running::start(command)?.finish(limit)
+}
+
+/// A program that runs. Dropped before its end was awaited, it is killed with its children.
+#[derive(Debug)]
+pub struct Running {
+    words: String,
+    program: String,
+    child: Child,
+    /// Readable once it has ended.
+    end: OwnedFd,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Running {
+    /// Starts a program, in a process group of its own.
+    ///
+    /// # Errors
+    /// [`RunError::Start`].
+    pub fn start(command: &mut Command) -> Result<Self, RunError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let failed = |source| RunError::Start { program: program.clone(), source };
+        command.env("LC_ALL", "C").process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        let end = pidfd_open(pid_of(&child), PidfdFlags::empty());
+        let end = end.map_err(|error| failed(error.into()))?;
+        let stdout = Some(collect(child.stdout.take()));
+        let stderr = Some(collect(child.stderr.take()));
+        Ok(Self { words: words(command), program, child, end, stdout, stderr })
+    }
+
+    /// Sends it a signal; it alone, not its children. One that has ended hears nothing.
+    pub fn signal(&self, signal: Signal) {
+        let _ = pidfd_send_signal(&self.end, signal);
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        poll(&mut [self.ends()], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// What becomes readable when it ends.
+    pub(crate) fn ends(&self) -> PollFd<'_> {
+        PollFd::new(&self.end, PollFlags::IN)
+    }
+
+    /// Waits for its end, whatever that is. After `limit` it and its children are killed.
+    ///
+    /// # Errors
+    /// [`RunError::Limit`].
+    pub fn finish(mut self, limit: Duration) -> Result<Finished, RunError> {
+        let in_time = self.ended_within(limit).map_err(|source| self.failed(source))?;
+        if !in_time {
+            self.kill();
+        }
+        let status = self.child.wait().map_err(|source| self.failed(source))?;
+        let [stdout, stderr] = [self.stdout.take(), self.stderr.take()]
+            .map(|reader| reader.and_then(|reader| reader.join().ok()).unwrap_or_default());
+        if in_time {
+            Ok(Finished { status, stdout, stderr })
+        } else {
+            Err(RunError::Limit { command: self.words.clone(), limit, stderr })
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> RunError {
+        RunError::Start { program: self.program.clone(), source }
+    }
+
+    fn ended_within(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        Ok(poll(&mut [self.ends()], Some(&limit))? > 0)
+    }
+
+    fn kill(&self) {
         // It may have ended this very moment; then there is no group any more.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    let status = child.wait().map_err(failed)?;
-    let [stdout, stderr] = [stdout, stderr].map(|reader| reader.join().unwrap_or_default());
-    if in_time {
-        Ok(Finished { status, stdout, stderr })
-    } else {
-        Err(RunError::Limit { command: words(command), limit, stderr })
+        let _ = kill_process_group(pid_of(&self.child), Signal::KILL);
     }
 }
 
-fn pid_of(child: &Child) -> Option<Pid> {
-    Pid::from_raw(child.id().cast_signed())
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.stdout.is_some() {
+            self.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
-fn ended_within(child: &Child, limit: Duration) -> io::Result<bool> {
-    let Some(pid) = pid_of(child) else { return Ok(true) };
-    let handle = pidfd_open(pid, PidfdFlags::empty())?;
-    let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
-    let ready = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&limit))?;
-    Ok(ready > 0)
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_child(child)
 }
 
 fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<String> {

@@ -6,16 +6,14 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use witness::line::{From, Line};
 use witness::slot::BootId;
+
+use crate::watch::Watch;
 
 /// Lines of any kind that are kept to explain a failure.
 const TAIL_LINES: usize = 20;
@@ -24,7 +22,7 @@ const TAIL_LINES: usize = 20;
 #[derive(Debug)]
 pub struct Serial {
     path: PathBuf,
-    watch: OwnedFd,
+    watch: Watch,
     file: Option<File>,
     /// The beginning of a line whose end is not written yet.
     partial: Vec<u8>,
@@ -94,8 +92,9 @@ impl Serial {
     /// [`SerialError::Io`].
     pub fn follow(path: impl Into<PathBuf>) -> Result<Self, SerialError> {
         let path = path.into();
+        let folder = path.parent().unwrap_or(Path::new("/"));
         let watch =
-            watch(&path).map_err(|source| SerialError::Io { path: path.clone(), source })?;
+            Watch::on(folder).map_err(|source| SerialError::Io { path: path.clone(), source })?;
         Ok(Self {
             path,
             watch,
@@ -256,15 +255,7 @@ impl Serial {
     /// Waits until something happened to the log. False when the deadline has passed.
     fn grown(&self, deadline: Instant) -> Result<bool, SerialError> {
         let failed = |source| SerialError::Io { path: self.path.clone(), source };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(|error| failed(io::Error::other(error)))?;
-        let watched = &mut [PollFd::new(&self.watch, PollFlags::IN)];
-        let events = poll(watched, Some(&left)).map_err(|error| failed(error.into()))?;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&self.watch, &mut buffer);
-        // Which event it was does not matter: the log is read to its end after each.
-        while reader.next().is_ok() {}
-        Ok(events > 0)
+        self.watch.wait(None, deadline).map_err(failed)
     }
 }
 
@@ -275,14 +266,6 @@ fn status(line: &Line) -> Option<Status> {
         }
         _ => None,
     }
-}
-
-fn watch(path: &Path) -> io::Result<OwnedFd> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let watch = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let events = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
-    inotify::add_watch(&watch, folder, events)?;
-    Ok(watch)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::run::{RunError, run};
+use crate::run::{RunError, Running, run};
 
 /// How long a command may take, unless said otherwise.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -89,6 +89,14 @@ impl Vitrify {
         let finished = run(&mut self.command(arguments), limit)?;
         let (stdout, stderr) = (finished.stdout, finished.stderr);
         Ok(Outcome { code: finished.status.code(), stdout, stderr })
+    }
+
+    /// Starts a command, to be interrupted or killed in its middle.
+    ///
+    /// # Errors
+    /// [`RunError::Start`].
+    pub fn start(&self, arguments: &[&str]) -> Result<Running, RunError> {
+        Running::start(&mut self.command(arguments))
     }
 
     /// The command, for those who want to spawn and kill it themselves.

@@ -79,6 +79,24 @@ impl World {
         Ok(Self { vitrify, pool, store, overlays, image, number, scratch })
     }
 
+    /// Puts the memory store elsewhere, and says so in the configuration.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn store_in(&mut self, store: &Path) -> io::Result<()> {
+        store.clone_into(&mut self.store);
+        self.configure("")
+    }
+
+    /// Writes the configuration anew, with more lines at its end; there the table is `[overlay]`.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn configure(&self, more: &str) -> io::Result<()> {
+        let text = configuration(&self.store, &self.overlays);
+        fs::write(self.vitrify.config(), text + more)
+    }
+
     /// A name for a guest that no other world uses.
     #[must_use]
     pub fn guest_name(&self, name: &str) -> String {

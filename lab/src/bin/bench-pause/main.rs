@@ -1,0 +1,85 @@
+//! The benchmark of pauses: the same guest, at several rates of making its RAM dirty, captured in
+//! turn by the plain shell recipe, the same with `--live`, and vitrify.
+//!
+//! Pauses are measured in one way for all three, from QEMU's STOP and RESUME events. It states
+//! figures and judges none. Everything happens in a world of its own, which is gone at the end.
+
+mod options;
+mod row;
+mod stage;
+mod table;
+mod ways;
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use vitrify_lab::harness::{chain, missing};
+use vitrify_lab::interrupt::Interrupt;
+
+use options::{HELP, Options};
+use row::Row;
+use stage::Stage;
+use ways::How;
+
+/// Why the benchmark ends early.
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match Options::parse(&arguments) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print(HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => {
+            note(&format!("{wrong}\n\n{HELP}"));
+            return ExitCode::from(2);
+        }
+    };
+    match missing().map_or_else(|| measure(&options), |reason| Err(reason.into())) {
+        Ok(rows) => {
+            print(&table::of(&rows));
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            note(&format!("bench pause: {}", chain(&*failure)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(options: &Options) -> Result<Vec<Row>, Failure> {
+    let interrupt = Interrupt::listen()?;
+    let mut rows = Vec::new();
+    for &asked_mbps in &options.rates {
+        note(&format!(
+            "a guest of {} MiB, {} of them filled, {asked_mbps} MB/s to be made dirty: booting",
+            options.memory_mib, options.fill_mib
+        ));
+        let mut stage = Stage::set(options, asked_mbps)?;
+        for round in 1..=options.rounds {
+            for how in How::in_round(round) {
+                let row = stage.capture(how, round);
+                interrupt.check()?;
+                let row = row?;
+                print(&row.to_json().to_string());
+                rows.push(row);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// A result. A reader that went away is no reason to leave a guest behind.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// A message.
+#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
+fn note(text: &str) {
+    eprintln!("{text}");
+}

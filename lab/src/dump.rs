@@ -1,0 +1,72 @@
+//! Dumps of RAM that take as long as a test wants: libvirt dumps into a file as fast as it can, but
+//! the speed of a dump that runs can be set.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use crate::guest::{Guest, Witness};
+use crate::journal::Journal;
+use crate::run::Running;
+use crate::scene::Scene;
+
+/// How long it may take until a dump has begun.
+const BEGIN: Duration = Duration::from_secs(30);
+
+/// A witness that makes more of its memory dirty than a slowed dump can save.
+#[must_use]
+pub fn restless(witness: Witness) -> Witness {
+    witness.memory_mib(192).fill_mib(64).dirty_mbps(1000)
+}
+
+/// Starts a capture of a restless guest and slows its dump down, so that it does not end.
+///
+/// # Errors
+/// Where the dump cannot be caught in its middle.
+pub fn endless(scene: &Scene, more: &[&str]) -> Result<Running, Box<dyn Error>> {
+    // Else QEMU would believe that the rest can be saved while the guest stands still.
+    scene.guest.virsh("migrate-setmaxdowntime", &["1"])?;
+    let journal = Journal::of(&scene.world.vitrify)?;
+    let arguments = [&["snapshot", "--json", scene.guest.name()], more].concat();
+    let process = scene.world.vitrify.start(&arguments)?;
+    let begun = |lines: &[String]| {
+        lines.iter().any(|it| it.contains(r#""begun""#) && it.contains("external-snapshot"))
+    };
+    if !journal.reaches(&process, BEGIN, begun)? {
+        return Err(format!("no dump: {:?}", process.finish(BEGIN)?).into());
+    }
+    saved(&scene.guest, &process, 1)?;
+    scene.guest.virsh("migrate-setspeed", &["8"])?;
+    Ok(process)
+}
+
+/// Waits until a dump has saved so many bytes.
+///
+/// # Errors
+/// Where it ends before.
+pub fn saved(guest: &Guest, process: &Running, bytes: u64) -> Result<(), Box<dyn Error>> {
+    let deadline = Instant::now() + BEGIN;
+    while Instant::now() < deadline && !process.has_ended() {
+        // libvirt tells nobody how far it is: it has to be asked, and takes its time to answer.
+        if data_processed(guest).is_some_and(|it| it >= bytes) {
+            return Ok(());
+        }
+    }
+    let info = guest.virsh("domjobinfo", &["--rawstats"]);
+    let ended = process.has_ended();
+    Err(format!("the dump did not come to {bytes} bytes; ended: {ended}; {info:?}").into())
+}
+
+/// `None` while nothing is dumped, or where libvirt does not say.
+fn data_processed(guest: &Guest) -> Option<u64> {
+    let info = guest.virsh("domjobinfo", &["--rawstats"]).ok()?;
+    let line = info.lines().find_map(|line| line.trim().strip_prefix("data_processed: "))?;
+    line.trim().parse().ok()
+}
+
+/// Whether libvirt is at work on the guest as a whole.
+///
+/// # Errors
+/// What libvirt says.
+pub fn has_job(guest: &Guest) -> Result<bool, Box<dyn Error>> {
+    Ok(!guest.virsh("domjobinfo", &[])?.contains("None"))
+}
