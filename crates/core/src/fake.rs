@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 pub use self::sample::{
-    capture_request, restore_request, sample_capture, sample_manifest, sample_restore,
+    Nobody, capture_request, restore_request, sample_capture, sample_manifest, sample_restore,
 };
 use crate::inventory::{GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::Manifest;

@@ -85,7 +85,8 @@ pub fn sample_restore() -> RestorePlan {
 }
 
 /// Watches nothing and stops nothing.
-struct Nobody;
+#[derive(Debug, Clone, Copy)]
+pub struct Nobody;
 
 impl Observer for Nobody {
     fn begins(&self, _: &Effect) {}

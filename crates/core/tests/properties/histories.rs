@@ -6,27 +6,17 @@ use std::path::Path;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use vitrify_core::capture::Consistency;
-use vitrify_core::engine::{Observer, plan_capture, plan_restore, run};
-use vitrify_core::fake::{Fake, capture_request, restore_request};
+use vitrify_core::engine::{plan_capture, plan_restore, run};
+use vitrify_core::fake::{Fake, Nobody, capture_request, restore_request};
 use vitrify_core::inventory::{GuestState, ObjectId};
 use vitrify_core::manifest::MemoryImage;
 use vitrify_core::name::Bytes;
 use vitrify_core::operation::{Effect, Fact, Next, Outcome, Plan, Record, Settle, next};
 use vitrify_core::ports::{Homes, Published};
-use vitrify_core::problem::{Problem, ProblemKind, ProblemNote};
+use vitrify_core::problem::{ProblemKind, ProblemNote};
 
 /// More steps than any plan here has, there and back.
 const BOUND: usize = 100;
-
-struct Nobody;
-
-impl Observer for Nobody {
-    fn begins(&self, _: &Effect) {}
-    fn ended(&self, _: &Effect, _: &Result<Fact, Problem>) {}
-    fn cancelled(&self) -> bool {
-        false
-    }
-}
 
 /// One plan of each shape.
 fn plans() -> Vec<Plan> {
