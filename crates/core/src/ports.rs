@@ -1,5 +1,5 @@
 //! What the machines need of the world. Each trait is implemented by `host` on a real machine and
-//! by [`crate::fake`] in memory, and both must pass [`crate::conformance`].
+//! by `fake` in memory, and both must pass `conformance`.
 //!
 //! Every verb is an *ensure*: it may be repeated after a crash, and finds its work done. Every
 //! wait is bounded by the limit that the caller gives or by the implementation's own.

@@ -100,7 +100,7 @@ pub(crate) struct SnapshotArgs {
     /// Fail unless it can be done this way.
     #[arg(long, default_value = "auto")]
     pub(crate) engine: WantedEngine,
-    /// The point's name [default: vitrify_<UTC time>_manual].
+    /// The point's name; by default `vitrify_`, the time in UTC, and `_manual`.
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) name: Option<PointName>,
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{misplaced, session_of};
 use crate::capture::overlay::{Found, Verdict, judge};
-use crate::capture::{CapturePlan, CoveredDisk, MemorySource};
+use crate::capture::{CapturePlan, CoveredDisk, Engine, MemorySource};
 use crate::definition::Definition;
 use crate::engine::definition_of;
-use crate::inventory::{Guest, Snapshot};
+use crate::inventory::{Guest, GuestState, Snapshot};
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::operation::{Effect, Fact, History, Settle};
 use crate::ports::{Answer, Commit, FileContent, NamedFile, OverlayDisk, World};
@@ -139,7 +139,34 @@ impl Capture<'_> {
         }
         let time = world.clock.now();
         let snapshots = world.storage.snapshot(&plan.volumes, &plan.name)?;
+        self.check_stood_still()?;
         Ok(Fact::Snapshots { snapshots, time })
+    }
+
+    /// What makes the snapshots one instant must still hold when the last is taken: nobody else
+    /// resumed the guest that we suspended, or committed the overlays that we put in place.
+    fn check_stood_still(&self) -> Answer<()> {
+        let plan = self.plan;
+        if !plan.suspend && plan.engine != Engine::Overlay {
+            return Ok(());
+        }
+        let guest = self.inspect()?;
+        let stands = match plan.suspend {
+            true => guest.state == GuestState::PausedByUser && guest.session == plan.session,
+            false => {
+                let definition = definition_of(&guest)?;
+                let top =
+                    |disk: &CoveredDisk| definition.disk(&disk.target)?.source.path().cloned();
+                plan.disks.iter().all(|disk| top(disk).as_ref() == Some(&disk.overlay))
+            }
+        };
+        match stands {
+            true => Ok(()),
+            false => Err(Problem::failed(format!(
+                "somebody else changed guest '{}' while its volumes were snapshotted",
+                plan.guest
+            ))),
+        }
     }
 
     /// The guest, `None` where it is not defined any more.
