@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         ("memory_of_another_point_is_refused", memory_of_another_point),
         ("another_snapshot_of_the_disk_is_refused", another_snapshot_of_the_disk),
         ("a_snapshot_that_is_gone_is_refused", a_snapshot_that_is_gone),
+        ("a_snapshot_made_writable_is_refused", a_snapshot_made_writable),
         ("an_edited_manifest_is_refused", an_edited_manifest),
         ("a_neighbour_that_is_shut_off_keeps_every_byte", a_neighbour_that_is_shut_off),
         ("a_neighbour_that_runs_goes_on", a_neighbour_that_runs),
@@ -159,6 +160,18 @@ fn a_snapshot_that_is_gone() -> Outcome {
     assert!(message.contains(&point.name) && message.contains("is gone"), "{message}");
     assert!(message.contains("pool/two"), "{message}");
     Ok(())
+}
+
+fn a_snapshot_made_writable() -> Outcome {
+    let mut scene = Scene::new()?;
+    let point = scene.snapshot(&[])?;
+    let place = snapshots_of(&scene.world.pool.path().join("guest")).join(&point.name);
+    must("btrfs", &["property", "set", "-ts", text(&place)?, "ro", "false"])?;
+    let message = refused(&mut scene, &point.name)?;
+    assert!(message.contains(text(&place)?) && message.contains("made writable"), "{message}");
+    must("btrfs", &["property", "set", "-ts", text(&place)?, "ro", "true"])?;
+    scene.restore(&point, &[])?;
+    scene.is_well()
 }
 
 /// Whoever edits a manifest so that other parts fit together must not succeed.

@@ -161,6 +161,10 @@ pub trait Storage {
     /// The snapshots of a volume that are of our making.
     fn snapshots(&self, volume: &Volume) -> Answer<Vec<Snapshot>>;
 
+    /// Makes sure that a snapshot can still not be written to: `Refused`, naming it, if somebody
+    /// made it writable, because then nothing tells what it holds.
+    fn check_read_only(&self, snapshot: &Snapshot) -> Answer<()>;
+
     /// Destroys a snapshot if one of that name *and* that identity exists; one of another identity
     /// is `Refused`.
     fn destroy(&self, snapshot: &Snapshot) -> Answer<()>;

@@ -68,6 +68,21 @@ impl Storage for Btrfs {
         snapshots::list(volume)
     }
 
+    fn check_read_only(&self, snapshot: &Snapshot) -> Answer<()> {
+        let place = SnapshotFolder::of(&snapshot.volume)?.place(&snapshot.name);
+        match subvolume::find(&place)? {
+            Some(found) if found.read_only => Ok(()),
+            Some(_) => {
+                let place = place.display();
+                let message = format!("the snapshot {place} was made writable since it was taken");
+                Err(Problem::refused(message).hint(format!(
+                    "if nothing was written to it: 'btrfs property set -ts {place} ro true'"
+                )))
+            }
+            None => Err(Problem::not_found(format!("there is no snapshot {}", place.display()))),
+        }
+    }
+
     fn destroy(&self, snapshot: &Snapshot) -> Answer<()> {
         snapshots::destroy(snapshot)
     }

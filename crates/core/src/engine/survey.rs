@@ -99,7 +99,9 @@ pub fn plan_restore(
         real_paths,
         boot: world.clock.boot()?,
     };
-    Ok(restore::plan(request, &facts)?)
+    let plan = restore::plan(request, &facts)?;
+    manifest.volumes.iter().try_for_each(|it| world.storage.check_read_only(it))?;
+    Ok(plan)
 }
 
 fn snapshots_of(world: &World<'_>, mut volumes: Vec<Volume>) -> Answer<Vec<Snapshot>> {

@@ -59,6 +59,11 @@ impl Storage for Fake {
         })
     }
 
+    fn check_read_only(&self, _: &Snapshot) -> Answer<()> {
+        // Nothing here can make a snapshot writable.
+        Ok(())
+    }
+
     fn destroy(&self, snapshot: &Snapshot) -> Answer<()> {
         self.change(
             "destroy",
