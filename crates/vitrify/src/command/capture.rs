@@ -23,6 +23,13 @@ pub(crate) struct Wanted {
     pub(crate) purpose: Purpose,
 }
 
+impl Wanted {
+    /// The best that the guest allows, under a name of ours.
+    pub(crate) fn best(purpose: Purpose) -> Self {
+        Self { consistency: None, engine: None, name: None, purpose }
+    }
+}
+
 /// A point that was taken.
 pub(crate) struct Taken {
     pub(crate) manifest: Manifest,
@@ -132,7 +139,12 @@ pub(crate) fn unsettled(guest: &GuestName, problems: Vec<ProblemNote>) -> Proble
     }
 }
 
-fn request(context: &Context, wanted: &Wanted, plain_because: Option<String>) -> Answer<Request> {
+/// A request for the planner, under a new id.
+pub(crate) fn request(
+    context: &Context,
+    wanted: &Wanted,
+    plain_because: Option<String>,
+) -> Answer<Request> {
     let name = match &wanted.name {
         Some(name) => name.clone(),
         None => name_at(jiff::Timestamp::now(), wanted.purpose)

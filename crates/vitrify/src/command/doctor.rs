@@ -1,15 +1,15 @@
 //! `vitrify doctor`.
 
 use serde_json::{Value, json};
-use vitrify_core::capture::Request;
 use vitrify_core::engine::plan_capture;
 use vitrify_core::inventory::Guest;
-use vitrify_core::point::{Purpose, name_at};
+use vitrify_core::point::Purpose;
 use vitrify_core::ports::{Answer, World};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_host::command::Command;
 
-use crate::context::{Context, new_id};
+use crate::command::capture::{Wanted, request};
+use crate::context::Context;
 use crate::exit::{DONE, FAILED, Status};
 use crate::output;
 
@@ -119,7 +119,8 @@ fn tool(program: &str, argument: &str) -> Answer<String> {
 /// What a capture would be: the real plan, stopped before its effects.
 fn check_guest(context: &Context, world: &World<'_>, guest: &Guest) -> Finding {
     let subject = format!("guest {}", guest.name);
-    let plan = request(context).and_then(|request| plan_capture(world, &request, &guest.uuid));
+    let plan = request(context, &Wanted::best(Purpose::Manual), None)
+        .and_then(|request| plan_capture(world, &request, &guest.uuid));
     finding(&subject, plan, |plan| {
         let mut detail = format!("{} by engine {}: {}", plan.consistency, plan.engine, plan.reason);
         for disk in &plan.uncovered {
@@ -127,20 +128,6 @@ fn check_guest(context: &Context, world: &World<'_>, guest: &Guest) -> Finding {
         }
         let poor = plan.reason.starts_with("no memory image") || !plan.uncovered.is_empty();
         (if poor { Verdict::Attention } else { Verdict::Good }, detail, None)
-    })
-}
-
-fn request(context: &Context) -> Answer<Request> {
-    Ok(Request {
-        point: new_id()?,
-        name: name_at(jiff::Timestamp::now(), Purpose::Manual)
-            .map_err(|error| Problem::failed("cannot name the point").from(error))?,
-        consistency: None,
-        engine: None,
-        plain_because: None,
-        overlay_folder: context.overlay_folder.clone(),
-        dump_limit_s: context.config.dump_limit.as_secs(),
-        commit_limit_s: context.config.commit_limit.as_secs(),
     })
 }
 

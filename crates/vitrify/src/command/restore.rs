@@ -149,7 +149,7 @@ fn safety_point(
         Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(None),
         other => other?,
     };
-    let wanted = Wanted { consistency: None, engine: None, name: None, purpose: Purpose::Safety };
+    let wanted = Wanted::best(Purpose::Safety);
     match take_locked(context, host, &guest, &wanted) {
         Ok(taken) if taken.problems.is_empty() => Ok(Some(taken.manifest)),
         Ok(taken) => Err(unsettled(&guest.name, taken.problems)),
