@@ -10,12 +10,13 @@ use crate::run::Running;
 use crate::scene::Scene;
 
 /// How long it may take until a dump has begun.
-const BEGIN: Duration = Duration::from_secs(30);
+const BEGIN: Duration = Duration::from_secs(90);
 
-/// A witness that makes more of its memory dirty than a slowed dump can save.
+/// A witness that makes more of its memory dirty than a slowed dump can save, and has so much that a
+/// dump does not come to its end before it is slowed.
 #[must_use]
 pub fn restless(witness: Witness) -> Witness {
-    witness.memory_mib(192).fill_mib(64).dirty_mbps(1000)
+    witness.memory_mib(512).fill_mib(384).dirty_mbps(1000)
 }
 
 /// Starts a capture of a restless guest and slows its dump down, so that it does not end.
@@ -34,9 +35,18 @@ pub fn endless(scene: &Scene, more: &[&str]) -> Result<Running, Box<dyn Error>> 
     if !journal.reaches(&process, BEGIN, begun)? {
         return Err(format!("no dump: {:?}", process.finish(BEGIN)?).into());
     }
-    saved(&scene.guest, &process, 1)?;
-    scene.guest.virsh("migrate-setspeed", &["8"])?;
-    Ok(process)
+    let deadline = Instant::now() + BEGIN;
+    loop {
+        // libvirt sets the speed itself just before it begins, and tells nobody: the last one counts.
+        scene.guest.virsh("migrate-setspeed", &["8"])?;
+        if data_processed(&scene.guest).is_some_and(|it| it > 0) {
+            scene.guest.virsh("migrate-setspeed", &["8"])?;
+            return Ok(process);
+        }
+        if process.has_ended() || Instant::now() > deadline {
+            return Err(format!("no dump was caught: {:?}", process.finish(BEGIN)?).into());
+        }
+    }
 }
 
 /// Waits until a dump has saved so many bytes.

@@ -1,6 +1,7 @@
 //! Runs the lab's tests one after the other and reports those that cannot run on this machine as
-//! skipped, with the reason. With `VITRIFY_LAB=required`, as `cargo xtask test` sets it after its
-//! set-up, they fail instead.
+//! skipped, with the reason. `VITRIFY_LAB` names the machine that we are on, as `cargo xtask test`
+//! sets it after its set-up: `host`, `zfs` in the lab's ZFS machine, or `stock` in the chroot with the
+//! release's own packages. A test that is for that machine and cannot run fails instead.
 
 use std::env;
 use std::error::Error;
@@ -9,7 +10,8 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::image::kernel_package;
+use crate::image::{ImageError, kernel_package};
+use crate::pool::PoolError;
 use crate::run::{must, virsh};
 
 /// What a test returns.
@@ -17,16 +19,33 @@ pub type Outcome = Result<(), Box<dyn Error>>;
 /// A name and what it does.
 pub type Test = (&'static str, fn() -> Outcome);
 
-/// The main function of a test program. Takes `cargo test`'s arguments (a filter, `--list` and so
-/// on).
+/// The machine that a test program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Machine {
+    /// The one on which `cargo xtask test` runs.
+    Host,
+    /// The chroot with the libvirt and QEMU of the release itself, on the host's kernel.
+    Stock,
+    /// The lab's ZFS machine. Its tests run nowhere else: they may change what they like there.
+    Zfs,
+}
+
+/// The main function of a test program for the host. Takes `cargo test`'s arguments (a filter,
+/// `--list` and so on).
 #[must_use]
 pub fn run(tests: &[Test]) -> ExitCode {
-    run_named(tests.iter().map(|&(name, test)| (name.to_owned(), test)))
+    run_on(Machine::Host, tests)
+}
+
+/// The main function of a test program for `machine`.
+#[must_use]
+pub fn run_on(machine: Machine, tests: &[Test]) -> ExitCode {
+    run_named(machine, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
 }
 
 /// The same for tests that are not known by name before.
 #[must_use]
-pub fn run_named<F>(tests: impl IntoIterator<Item = (String, F)>) -> ExitCode
+pub fn run_named<F>(machine: Machine, tests: impl IntoIterator<Item = (String, F)>) -> ExitCode
 where
     F: FnOnce() -> Outcome + Send + 'static,
 {
@@ -35,23 +54,77 @@ where
     arguments.test_threads.get_or_insert(1);
     let trials = tests
         .into_iter()
-        .map(|(name, test)| Trial::ignorable_test(name, move || attempt(test)))
+        .map(|(name, test)| Trial::ignorable_test(name, move || attempt(machine, test)))
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn attempt(test: impl FnOnce() -> Outcome) -> Result<Completion, Failed> {
-    if let Some(reason) = missing() {
-        let required = env::var("VITRIFY_LAB").is_ok_and(|value| value == "required");
-        let skipped = Completion::ignored_with(&reason);
-        return if required { Err(reason.into()) } else { Ok(skipped) };
-    }
-    test().map(|()| Completion::Completed).map_err(|error| chain(&*error).into())
+/// How often a test repeats what it repeats: as `VITRIFY_ROUNDS` says, else so often.
+#[must_use]
+pub fn rounds(otherwise: usize) -> usize {
+    let said = env::var("VITRIFY_ROUNDS").ok();
+    said.and_then(|it| it.parse().ok()).unwrap_or(otherwise)
 }
 
-/// What this machine lacks to run any lab test.
+fn attempt(machine: Machine, test: impl FnOnce() -> Outcome) -> Result<Completion, Failed> {
+    let skip = |reason: String| match is_on(machine) {
+        true => Err(reason.into()),
+        false => Ok(Completion::ignored_with(reason)),
+    };
+    if let Some(reason) = missing_for(machine) {
+        return skip(reason);
+    }
+    match test() {
+        Err(error) if lacks(&*error) => skip(chain(&*error)),
+        tried => tried.map(|()| Completion::Completed).map_err(|error| chain(&*error).into()),
+    }
+}
+
+/// Whether a test ended because it wanted a Linux witness and there is no kernel for it, or a slow
+/// device and this machine's cannot be slowed.
+fn lacks(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.any(|error| {
+        matches!(error.downcast_ref(), Some(ImageError::NoKernel(_)))
+            || matches!(error.downcast_ref(), Some(PoolError::NoLimits(_)))
+    })
+}
+
+/// Whether `VITRIFY_LAB` says that we are on that machine.
+fn is_on(machine: Machine) -> bool {
+    let name = match machine {
+        Machine::Host => "host",
+        Machine::Stock => "stock",
+        Machine::Zfs => "zfs",
+    };
+    env::var("VITRIFY_LAB").is_ok_and(|value| value == name)
+}
+
+fn missing_for(machine: Machine) -> Option<String> {
+    match machine {
+        Machine::Host => missing_for_any(),
+        Machine::Stock if !is_on(machine) => {
+            Some("needs the release's own libvirt and QEMU: `cargo xtask test stock`".to_owned())
+        }
+        Machine::Stock => missing_for_any(),
+        Machine::Zfs if !is_on(machine) => {
+            Some("needs ZFS: runs in the lab's machine, `cargo xtask test zfs`".to_owned())
+        }
+        Machine::Zfs => {
+            let version = must("zfs", &["version"]);
+            version.err().map(|error| format!("needs ZFS: {}", chain(&error)))
+        }
+    }
+}
+
+/// What this machine lacks to run all of the host's lab programs.
 #[must_use]
 pub fn missing() -> Option<String> {
+    missing_for_any().or_else(|| kernel_package().err().map(|error| chain(&error)))
+}
+
+/// What it lacks to run any of them; boot-sector witnesses need no kernel.
+fn missing_for_any() -> Option<String> {
     if !rustix::process::geteuid().is_root() {
         return Some("needs root, for loop devices and the system's libvirt".to_owned());
     }
@@ -61,7 +134,7 @@ pub fn missing() -> Option<String> {
     if let Err(error) = must("mkfs.btrfs", &["--version"]) {
         return Some(format!("needs btrfs-progs: {}", chain(&error)));
     }
-    kernel_package().err().map(|error| chain(&error))
+    None
 }
 
 /// An error and its causes, on one line.

@@ -1,5 +1,7 @@
 //! The witness's kernel and initramfs: built once per recipe from the witness's sources and the
-//! kernel package that `cargo xtask setup` fetched, and kept in the user's cache.
+//! packages that `cargo xtask setup` fetched, and kept in the user's cache.
+
+mod agent;
 
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
@@ -25,16 +27,24 @@ const MODULES: [&str; 6] = [
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const RUSTFLAGS: &str = "-C target-feature=+crt-static -C strip=symbols";
 const BUILD_LIMIT: Duration = Duration::from_secs(300);
-/// This file is a part of the recipe that names the cached image.
-const RECIPE: &str = include_str!("image.rs");
+/// These files are a part of the recipe that names the cached image.
+const RECIPE: [&str; 2] = [include_str!("image.rs"), include_str!("image/agent.rs")];
 
-/// A kernel and an initramfs.
+/// A kernel and its initramfs, with and without the guest agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// The kernel, as the distribution ships it.
     pub kernel: PathBuf,
     /// The witness as `/init`, with the modules that it loads.
     pub initramfs: PathBuf,
+    /// The same with QEMU's guest agent and its libraries.
+    pub initramfs_with_agent: PathBuf,
+}
+
+/// What setup fetched.
+struct Packages {
+    kernel: PathBuf,
+    agent: Vec<PathBuf>,
 }
 
 /// Why there is no image.
@@ -46,8 +56,11 @@ pub enum ImageError {
     /// The kernel package was not fetched.
     #[error("no kernel package in {}: run `cargo xtask setup`", .0.display())]
     NoKernel(PathBuf),
-    /// The kernel package does not hold what it should.
-    #[error("the kernel package holds no {0}")]
+    /// The agent's packages were not fetched.
+    #[error("no guest agent in {}: run `cargo xtask setup`", .0.display())]
+    NoAgent(PathBuf),
+    /// The packages do not hold what they should.
+    #[error("the packages hold no {0}")]
     Missing(&'static str),
     /// The witness does not compile.
     #[error("cannot build the witness: {0}")]
@@ -66,29 +79,41 @@ pub enum ImageError {
 }
 
 impl Image {
-    /// The image of today's recipe, built if the cache does not have it.
+    /// The image of today's recipe, built if the cache does not have it. In the lab's machine, which
+    /// has no compiler, the image that was built on the host: `VITRIFY_WITNESS` names its folder.
     ///
     /// # Errors
     /// [`ImageError`].
     pub fn cached() -> Result<Self, ImageError> {
+        if let Some(folder) = std::env::var_os("VITRIFY_WITNESS") {
+            return Ok(Self::in_directory(Path::new(&folder)));
+        }
         let cache = cache()?;
-        let package = kernel_package()?;
-        let home = cache.join(format!("witness-{:016x}", recipe(&package)?));
+        let packages = Packages { kernel: kernel_package()?, agent: agent_packages()? };
+        let home = cache.join(format!("witness-{:016x}", recipe(&packages)?));
         if !home.is_dir() {
-            build(&cache, &package, &home)?;
+            build(&cache, &packages, &home)?;
         }
         Ok(Self::in_directory(&home))
     }
 
-    /// Copies the image into `directory`, readable for all. libvirt gives the files that a guest
-    /// boots from to QEMU's user and takes them back when it stops, so the cached ones are not
-    /// lent.
+    /// The same, copied into `folder`, readable for all, unless it is there already. libvirt gives
+    /// the files that a guest boots from to QEMU's user and takes them back when it stops, so the
+    /// cached ones are not lent.
     ///
     /// # Errors
-    /// [`ImageError::Io`].
-    pub fn copied_to(&self, directory: &Path) -> Result<Self, ImageError> {
-        let copy = Self::in_directory(directory);
-        for (from, to) in [(&self.kernel, &copy.kernel), (&self.initramfs, &copy.initramfs)] {
+    /// [`ImageError`].
+    pub fn in_folder(folder: &Path) -> Result<Self, ImageError> {
+        let copy = Self::in_directory(folder);
+        if copy.initramfs.exists() {
+            return Ok(copy);
+        }
+        let image = Self::cached()?;
+        for (from, to) in [
+            (&image.kernel, &copy.kernel),
+            (&image.initramfs_with_agent, &copy.initramfs_with_agent),
+            (&image.initramfs, &copy.initramfs),
+        ] {
             at(to, fs::copy(from, to))?;
             at(to, fs::set_permissions(to, Permissions::from_mode(0o644)))?;
         }
@@ -96,7 +121,11 @@ impl Image {
     }
 
     fn in_directory(directory: &Path) -> Self {
-        Self { kernel: directory.join("vmlinuz"), initramfs: directory.join("initramfs") }
+        Self {
+            kernel: directory.join("vmlinuz"),
+            initramfs: directory.join("initramfs"),
+            initramfs_with_agent: directory.join("initramfs-agent"),
+        }
     }
 }
 
@@ -106,10 +135,23 @@ impl Image {
 /// [`ImageError::NoKernel`] if it did not, [`ImageError::NoCache`].
 pub fn kernel_package() -> Result<PathBuf, ImageError> {
     let folder = cache()?.join("kernel");
-    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    packages_in(&folder).pop().ok_or(ImageError::NoKernel(folder))
+}
+
+fn agent_packages() -> Result<Vec<PathBuf>, ImageError> {
+    let folder = cache()?.join("agent");
+    let packages = packages_in(&folder);
+    if packages.is_empty() { Err(ImageError::NoAgent(folder)) } else { Ok(packages) }
+}
+
+/// The package files of a folder, sorted.
+fn packages_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let packages = entries.map(|entry| entry.path());
-    let newest = packages.filter(|path| path.extension() == Some(OsStr::new("deb"))).max();
-    newest.ok_or(ImageError::NoKernel(folder))
+    let mut packages: Vec<_> =
+        packages.filter(|path| path.extension() == Some(OsStr::new("deb"))).collect();
+    packages.sort();
+    packages
 }
 
 /// The folder that xtask and the lab share.
@@ -124,9 +166,11 @@ fn witness_crate() -> PathBuf {
 }
 
 /// A number that changes with everything the image is made of.
-fn recipe(package: &Path) -> Result<u64, ImageError> {
-    let mut parts = Vec::from(RECIPE);
-    parts.extend_from_slice(package.as_os_str().as_encoded_bytes());
+fn recipe(packages: &Packages) -> Result<u64, ImageError> {
+    let mut parts = Vec::from(RECIPE.concat());
+    for package in packages.agent.iter().chain([&packages.kernel]) {
+        parts.extend_from_slice(package.as_os_str().as_encoded_bytes());
+    }
     let mut open = vec![witness_crate().join("Cargo.toml"), witness_crate().join("src")];
     while let Some(path) = open.pop() {
         if path.is_dir() {
@@ -142,9 +186,9 @@ fn recipe(package: &Path) -> Result<u64, ImageError> {
 }
 
 /// Builds into a folder beside `home` and moves it there in one piece.
-fn build(cache: &Path, package: &Path, home: &Path) -> Result<(), ImageError> {
+fn build(cache: &Path, packages: &Packages, home: &Path) -> Result<(), ImageError> {
     let draft = cache.join(format!("draft-{}", std::process::id()));
-    let built = build_in(&draft, cache, package);
+    let built = build_in(&draft, cache, packages);
     if built.is_ok() && fs::rename(&draft, home).is_ok() {
         return Ok(());
     }
@@ -154,29 +198,34 @@ fn build(cache: &Path, package: &Path, home: &Path) -> Result<(), ImageError> {
     if home.is_dir() { Ok(()) } else { at(home, Err(io::Error::other("the image vanished"))) }
 }
 
-fn build_in(draft: &Path, cache: &Path, package: &Path) -> Result<(), ImageError> {
+fn build_in(draft: &Path, cache: &Path, packages: &Packages) -> Result<(), ImageError> {
     let unpacked = draft.join("unpacked");
     at(draft, fs::create_dir_all(&unpacked))?;
-    let [from, to] = [package, &unpacked].map(|path| path.display().to_string());
+    let [from, to] = [&packages.kernel, &unpacked].map(|path| path.display().to_string());
     must("dpkg-deb", &["--extract", &from, &to])?;
     let files = files_below(&unpacked)?;
     let named = |wanted: &str| files.iter().find(|path| stem(path) == wanted);
     let kernel = files.iter().find(|path| stem(path).starts_with("vmlinuz-"));
     let kernel = kernel.ok_or(ImageError::Missing("kernel"))?;
     let mut archive = Archive::default();
-    for directory in ["dev", "proc", "sys", "modules"] {
+    for directory in ["dev", "proc", "sys", "modules", "modules-uefi"] {
         archive.directory(directory);
     }
     for (number, module) in MODULES.iter().enumerate() {
         if let Some(path) = named(module) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            archive.file(&format!("modules/{number}-{name}"), &at(path, fs::read(path))?);
+            archive
+                .file(&format!("modules/{number}-{}", file_name(path)), &at(path, fs::read(path))?);
         }
     }
+    let efivarfs = named("efivarfs").ok_or(ImageError::Missing("efivarfs module"))?;
+    let place = format!("modules-uefi/{}", file_name(efivarfs));
+    archive.file(&place, &at(efivarfs, fs::read(efivarfs))?);
     named("virtio_blk").ok_or(ImageError::Missing("virtio_blk module"))?;
     archive.file("init", &witness_program(&cache.join("witness-build"))?);
     let image = Image::in_directory(draft);
-    at(&image.initramfs, fs::write(&image.initramfs, archive.finish()))?;
+    at(&image.initramfs, fs::write(&image.initramfs, archive.clone().finish()))?;
+    agent::add(&mut archive, &packages.agent, &unpacked.join("agent"))?;
+    at(&image.initramfs_with_agent, fs::write(&image.initramfs_with_agent, archive.finish()))?;
     at(&image.kernel, fs::rename(kernel, &image.kernel))?;
     at(&unpacked, fs::remove_dir_all(&unpacked))
 }
@@ -207,9 +256,13 @@ fn files_below(directory: &Path) -> Result<Vec<PathBuf>, ImageError> {
     Ok(files)
 }
 
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(OsStr::to_str).unwrap_or_default()
+}
+
 /// A file's name without `.ko` and the compression after it.
 fn stem(path: &Path) -> &str {
-    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let name = file_name(path);
     name.split_once(".ko").map_or(name, |(stem, _)| stem)
 }
 

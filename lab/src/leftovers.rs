@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::guest::Guest;
+use crate::pool::{Kind, Pool};
+use crate::run::{RunError, must};
 use crate::world::World;
 
 /// Everything in a world that should not be there, in words. `disks` are the guest's own images.
@@ -29,7 +31,7 @@ pub fn leftovers(
     litter("overlay", entries(&world.overlays)?);
     for home in homes(world)? {
         litter("staged point", entries(&home.join("incoming"))?);
-        litter("memory image in passing", entries(&home.join("memory"))?);
+        litter("save image", entries(&home.join("outgoing"))?);
     }
     for disk in disks {
         let beside = entries(disk.parent().unwrap_or(Path::new("/")))?;
@@ -63,27 +65,92 @@ fn of_points(world: &World) -> Result<Vec<String>, Box<dyn Error>> {
     let listed = world.vitrify.run(&["list", "--json"])?.json()?;
     let points = listed["points"].as_array().cloned().unwrap_or_default();
     let mut found = Vec::new();
-    let mut wanted = BTreeSet::new();
+    let mut snapshots = Vec::new();
     for point in &points {
         if point["published"] != Value::Bool(true) {
             found.push(format!("unpublished point {}", point["point"]));
         }
         for volume in point["volumes"].as_array().into_iter().flatten() {
-            let path = Path::new(volume["volume"].as_str().unwrap_or_default());
-            let name = volume["snapshot"].as_str().unwrap_or_default();
-            wanted.insert(snapshots_of(path).join(name));
+            let [volume, name] = ["volume", "snapshot"].map(|key| volume[key].as_str());
+            snapshots.push((volume.unwrap_or_default(), name.unwrap_or_default()));
         }
     }
+    let ids: BTreeSet<_> = points.iter().filter_map(|point| point["id"].as_str()).collect();
+    if world.pool.kind() == Kind::Zfs {
+        // A guest may have disks on another pool as well.
+        let pool = format!("{}/", world.pool.dataset("")?);
+        let mut wanted = zfs_names(world, &snapshots, &ids)?;
+        wanted.retain(|name| name.starts_with(&pool));
+        found.extend(on_zfs(&world.pool, &wanted)?);
+        return Ok(found);
+    }
+    let path = |&(volume, name): &(&str, &str)| snapshots_of(Path::new(volume)).join(name);
+    let wanted: BTreeSet<_> = snapshots.iter().map(path).collect();
     let there = grandchildren(&world.pool.path().join(".vitrify"))?;
     let show = |what: &str, path: &PathBuf| format!("{what} {}", path.display());
     found.extend(there.difference(&wanted).map(|it| show("snapshot without a point", it)));
     found.extend(wanted.difference(&there).map(|it| show("point without its snapshot", it)));
-    let ids: BTreeSet<_> = points.iter().filter_map(|point| point["id"].as_str()).collect();
     for snapshot in grandchildren(&world.store.join(".vitrify"))? {
         let id = snapshot.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if !ids.contains(id.as_str()) {
             found.push(show("snapshot of a home without a point", &snapshot));
         }
+    }
+    Ok(found)
+}
+
+/// What ZFS calls the snapshots of points, and those of their homes, each of which bears the id of
+/// its point. A volume is named by its dataset or by where that is mounted.
+fn zfs_names(
+    world: &World,
+    snapshots: &[(&str, &str)],
+    ids: &BTreeSet<&str>,
+) -> Result<Vec<String>, Box<dyn Error>> {
+    let mut wanted = Vec::new();
+    for (volume, name) in snapshots {
+        let dataset = match volume.starts_with('/') {
+            true => must("zfs", &["list", "-H", "-o", "name", volume])?,
+            false => (*volume).to_owned(),
+        };
+        wanted.push(format!("{dataset}@{name}"));
+    }
+    for home in homes(world)? {
+        let dataset = must("zfs", &["list", "-H", "-o", "name", &home.display().to_string()])?;
+        let there = must("zfs", &["list", "-H", "-o", "name", "-t", "snapshot", &dataset])?;
+        let of_a_point =
+            |name: &&str| name.rsplit_once('@').is_some_and(|(_, id)| ids.contains(id));
+        wanted.extend(there.lines().filter(of_a_point).map(str::to_owned));
+    }
+    Ok(wanted)
+}
+
+/// What of a ZFS pool should not be there when its points have these snapshots (`dataset@name`):
+/// other snapshots, clones, and holds.
+///
+/// # Errors
+/// What ZFS says.
+pub fn on_zfs(pool: &Pool, wanted: &[String]) -> Result<Vec<String>, Box<dyn Error>> {
+    let name = pool.dataset("")?;
+    let list = |kind: &str, columns: &str| -> Result<Vec<String>, RunError> {
+        let listed = must("zfs", &["list", "-H", "-r", "-t", kind, "-o", columns, &name])?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    };
+    let there: BTreeSet<_> = list("snapshot", "name")?.into_iter().collect();
+    let wanted: BTreeSet<_> = wanted.iter().cloned().collect();
+    let mut found = Vec::new();
+    found.extend(there.difference(&wanted).map(|it| format!("snapshot without a point {it}")));
+    found.extend(wanted.difference(&there).map(|it| format!("point without its snapshot {it}")));
+    for dataset in list("filesystem,volume", "name,origin")? {
+        if let Some((name, origin)) = dataset.split_once('\t')
+            && origin != "-"
+        {
+            found.push(format!("clone {name}"));
+        }
+    }
+    for snapshot in there {
+        let holds = must("zfs", &["holds", "-H", &snapshot])?;
+        let tags = holds.lines().filter_map(|line| line.split('\t').nth(1));
+        found.extend(tags.map(|tag| format!("hold {tag} on {snapshot}")));
     }
     Ok(found)
 }

@@ -1,5 +1,6 @@
 //! The lab's one way to run a program: bounded in time, in the C locale, with what it printed kept.
 
+use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
@@ -126,7 +127,31 @@ impl Running {
     /// Whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        poll(&mut [self.ends()], Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        self.ends_within(Duration::ZERO).unwrap_or(false)
+    }
+
+    /// Waits for its end, but no longer than that; it goes on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn ends_within(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        Ok(poll(&mut [self.ends()], Some(&limit))? > 0)
+    }
+
+    /// The most memory that it had resident until now, in bytes; 0 once it has ended.
+    #[must_use]
+    pub fn peak_resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|it| it.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.map_or(0, |kib| kib << 10)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What becomes readable when it ends.
@@ -139,7 +164,7 @@ impl Running {
     /// # Errors
     /// [`RunError::Limit`].
     pub fn finish(mut self, limit: Duration) -> Result<Finished, RunError> {
-        let in_time = self.ended_within(limit).map_err(|source| self.failed(source))?;
+        let in_time = self.ends_within(limit).map_err(|source| self.failed(source))?;
         if !in_time {
             self.kill();
         }
@@ -155,11 +180,6 @@ impl Running {
 
     fn failed(&self, source: io::Error) -> RunError {
         RunError::Start { program: self.program.clone(), source }
-    }
-
-    fn ended_within(&self, limit: Duration) -> io::Result<bool> {
-        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
-        Ok(poll(&mut [self.ends()], Some(&limit))? > 0)
     }
 
     fn kill(&self) {

@@ -9,14 +9,15 @@ use std::time::Duration;
 use serde_json::Value;
 use witness::line::Line;
 
-use crate::guest::{Format, Guest, Witness};
+use crate::guest::{DISK_MIB, Format, Guest, Witness};
 use crate::harness::Outcome as Tried;
 use crate::leftovers::leftovers;
+use crate::proof;
 use crate::serial::Status;
 use crate::vitrify::Outcome;
 use crate::world::World;
 
-/// How long a boot may take; 3 to 4 s as a rule.
+/// How long a boot may take; 3 to 4 s as a rule, of boot-sector code less than that.
 pub const BOOT: Duration = Duration::from_secs(90);
 /// How long a few steps may take.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -56,7 +57,8 @@ impl Scene {
         Self::of(World::new()?, &["guest/a.raw"], |witness| witness)
     }
 
-    /// A witness with these disks, each named by its subvolume and its file.
+    /// A witness with these disks, each named by its subvolume and its file; `NAME.zvol` is a
+    /// volume of a ZFS pool instead.
     ///
     /// # Errors
     /// See [`Self::new`].
@@ -65,19 +67,26 @@ impl Scene {
         disks: &[&str],
         describe: impl FnOnce(Witness) -> Witness,
     ) -> Result<Self, Box<dyn Error>> {
-        let mut witness = describe(Witness::new(&world.guest_name("w")));
-        let disks: Vec<_> = disks.iter().map(|disk| world.pool.path().join(disk)).collect();
-        for disk in &disks {
-            let volume = disk.parent().unwrap_or(Path::new("/"));
-            if let (false, Some(name)) = (volume.exists(), volume.file_name()) {
-                world.pool.subvolume(&name.to_string_lossy())?;
-            }
-            witness = witness.disk(disk, format_of(disk));
+        let mut witness = describe(world.witness("w"));
+        let mut paths = Vec::new();
+        for disk in disks {
+            let (path, format) = place(&world, disk)?;
+            witness = witness.disk(&path, format);
+            paths.push(path);
         }
         let mut guest = world.start(&witness)?;
         guest.serial.ready(BOOT)?;
         guest.serial.steps_on(1, SOON)?;
-        Ok(Self { guest, disks, world })
+        Ok(Self { guest, disks: paths, world })
+    }
+
+    /// The same, as if `instant` had not passed its self-test: only libvirt's dump saves RAM.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn without_instant(self) -> Result<Self, Box<dyn Error>> {
+        proof::distrust_instant(self.world.vitrify.state())?;
+        Ok(self)
     }
 
     /// Runs a command that must end with this exit status.
@@ -152,8 +161,10 @@ impl Scene {
         let mut found = None;
         let what = format!("count below {reached}");
         self.guest.serial.wait_for(&what, SOON, |line| match *line {
-            Line::Status { boot, count, mismatches, dirty_mbps } if count < reached => {
-                found = Some(Status { boot, count, mismatches, dirty_mbps });
+            Line::Status { boot, count, mismatches, dirty_mbps, dirty_pages }
+                if count < reached =>
+            {
+                found = Some(Status { boot, count, mismatches, dirty_mbps, dirty_pages });
                 true
             }
             _ => false,
@@ -202,6 +213,19 @@ impl Scene {
         if found.is_empty() { Ok(()) } else { Err(found.join("\n").into()) }
     }
 
+    /// That nothing of ours is in the way of an ordinary save and its restore.
+    ///
+    /// # Errors
+    /// See [`Self::new`].
+    pub fn can_be_saved(&mut self) -> Tried {
+        let file = self.world.folder().join("plain.save");
+        self.guest.save(&file)?;
+        self.guest.restore(&file)?;
+        self.guest.serial.skip_to_end()?;
+        self.guest.serial.steps_on(10, SOON)?;
+        Ok(())
+    }
+
     /// Which life of the guest this is: the number that libvirt gives to each start.
     ///
     /// # Errors
@@ -211,9 +235,19 @@ impl Scene {
     }
 }
 
-fn format_of(disk: &Path) -> Format {
-    match disk.extension().is_some_and(|it| it == "qcow2") {
+/// Makes what a disk lies on, and for a volume the disk itself.
+fn place(world: &World, disk: &str) -> Result<(PathBuf, Format), Box<dyn Error>> {
+    if let Some(name) = disk.strip_suffix(".zvol") {
+        return Ok((world.pool.zvol(name, DISK_MIB)?, Format::Block));
+    }
+    let path = world.pool.path().join(disk);
+    let volume = path.parent().unwrap_or(Path::new("/"));
+    if let (false, Some(name)) = (volume.exists(), volume.file_name()) {
+        world.pool.subvolume(&name.to_string_lossy())?;
+    }
+    let format = match path.extension().is_some_and(|it| it == "qcow2") {
         true => Format::Qcow2,
         false => Format::Raw,
-    }
+    };
+    Ok((path, format))
 }

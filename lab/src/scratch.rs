@@ -7,8 +7,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where they lie.
-pub(crate) const PARENT: &str = "/var/tmp";
 const PREFIX: &str = "vitrify-lab-";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -19,14 +17,14 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Makes `/var/tmp/vitrify-lab-<pid>-<n>`.
+    /// Makes `vitrify-lab-<pid>-<n>` in `$TMPDIR`, or else in `/var/tmp`.
     ///
     /// # Errors
     /// What the file system says, also if the directory is there already.
     pub fn new() -> io::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{PREFIX}{}-{number}", std::process::id());
-        let path = Path::new(PARENT).join(name);
+        let path = parent().join(name);
         fs::create_dir(&path)?;
         let scratch = Self { path };
         fs::set_permissions(&scratch.path, Permissions::from_mode(0o711))?;
@@ -46,6 +44,12 @@ impl Drop for Scratch {
             complain(&self.path.display().to_string(), &error);
         }
     }
+}
+
+/// Where they lie. Not the usual default: pools are large, and `/tmp` may be RAM.
+pub(crate) fn parent() -> PathBuf {
+    let set = std::env::var_os("TMPDIR").filter(|value| !value.is_empty());
+    set.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
 /// The process that made a directory, if its name is one of ours.

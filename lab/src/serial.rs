@@ -44,6 +44,8 @@ pub struct Status {
     pub mismatches: u64,
     /// MB/s made dirty.
     pub dirty_mbps: u64,
+    /// Pages made dirty since that boot.
+    pub dirty_pages: u64,
 }
 
 /// What a witness found when it booted.
@@ -261,8 +263,8 @@ impl Serial {
 
 fn status(line: &Line) -> Option<Status> {
     match *line {
-        Line::Status { boot, count, mismatches, dirty_mbps } => {
-            Some(Status { boot, count, mismatches, dirty_mbps })
+        Line::Status { boot, count, mismatches, dirty_mbps, dirty_pages } => {
+            Some(Status { boot, count, mismatches, dirty_mbps, dirty_pages })
         }
         _ => None,
     }

@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use crate::run::{RunError, Running, run};
 
-/// How long a command may take, unless said otherwise.
-const LIMIT: Duration = Duration::from_secs(180);
+/// How long a command may take, unless said otherwise. One that carries out the engines' self-test first
+/// takes minutes in a machine that is emulated itself.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// The binary with the configuration and state of one world.
 #[derive(Clone, Debug)]
@@ -58,6 +59,12 @@ impl Vitrify {
     pub fn new(config: &Path, state: &Path) -> Self {
         let program = env::var_os("VITRIFY_BIN").map_or_else(beside_us, PathBuf::from);
         Self { program, config: config.to_owned(), state: state.to_owned() }
+    }
+
+    /// The binary.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The configuration file, to be written by whoever wants another.

@@ -5,10 +5,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::guest::{Guest, GuestError, Witness};
-use crate::image::{Image, ImageError};
-use crate::pool::{Pool, PoolError};
+use crate::pool::{Kind, Pool, PoolError};
+use crate::proof;
 use crate::scratch::Scratch;
 use crate::sweep;
 use crate::vitrify::Vitrify;
@@ -32,8 +33,6 @@ pub struct World {
     pub store: PathBuf,
     /// Where overlays go: subvolume `overlays` of the pool.
     pub overlays: PathBuf,
-    /// The witness's kernel and initramfs, for this world's guests.
-    pub image: Image,
     number: u32,
     scratch: Scratch,
 }
@@ -41,9 +40,6 @@ pub struct World {
 /// Why there is no world.
 #[derive(Debug, thiserror::Error)]
 pub enum WorldError {
-    /// The witness's image could not be had.
-    #[error(transparent)]
-    Image(#[from] ImageError),
     /// The pool could not be made.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -68,15 +64,15 @@ impl World {
     pub fn on(pool: Pool) -> Result<Self, WorldError> {
         sweep::once();
         let scratch = Scratch::new()?;
-        let image = Image::cached()?.copied_to(scratch.path())?;
         let store = pool.subvolume("mem")?;
         let overlays = pool.subvolume("overlays")?;
         let (config, state) = (scratch.path().join("vitrify.toml"), scratch.path().join("state"));
         fs::create_dir(&state)?;
+        proof::seed(&state)?;
         fs::write(&config, configuration(&store, &overlays))?;
         let vitrify = Vitrify::new(&config, &state);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { vitrify, pool, store, overlays, image, number, scratch })
+        Ok(Self { vitrify, pool, store, overlays, number, scratch })
     }
 
     /// Puts the memory store elsewhere, and says so in the configuration.
@@ -103,18 +99,29 @@ impl World {
         format!("{NAME_PREFIX}{}-{}-{name}", std::process::id(), self.number)
     }
 
+    /// A witness of that name, of the kind that suits the machine: where the pool is ZFS,
+    /// boot-sector code with a step each 50 ms, because such a machine is emulated itself.
+    #[must_use]
+    pub fn witness(&self, name: &str) -> Witness {
+        let witness = Witness::new(&self.guest_name(name));
+        match self.pool.kind() {
+            Kind::Zfs => witness.boot_sector().step(Duration::from_millis(50)),
+            Kind::Btrfs | Kind::Ext4 | Kind::Xfs => witness,
+        }
+    }
+
     /// A folder for logs and definitions, outside the pool.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// Starts a witness with its files in this world.
+    /// Starts a witness with its files in this world, where the engines have proved themselves.
     ///
     /// # Errors
     /// [`GuestError`].
     pub fn start(&self, witness: &Witness) -> Result<Guest, GuestError> {
-        witness.start(&self.image, self.folder())
+        witness.start(self.folder())
     }
 }
 

@@ -19,10 +19,16 @@ use vitrify_lab::world::World;
 use witness::line::From;
 
 const LIMIT: Duration = Duration::from_secs(90);
+/// No storage writes out anything in half of that: overlays inside the pause of `instant`.
+const SLOW: &str = "[capture]\npause-limit = \"1ms\"\n";
 
 fn main() -> ExitCode {
     harness::run(&[
-        ("a_capture_killed_at_each_record", a_capture_killed_at_each_record),
+        ("a_capture_killed_at_each_record", || killed_at_each_record("instant", "")),
+        ("a_capture_by_overlay_killed_at_each_record", || killed_at_each_record("overlay", "")),
+        ("a_capture_of_slow_storage_killed_at_each_record", || {
+            killed_at_each_record("instant", SLOW)
+        }),
         ("a_restore_killed_at_each_record", a_restore_killed_at_each_record),
         ("a_repair_killed_at_each_record", a_repair_killed_at_each_record),
         ("an_overlay_of_a_guest_that_is_off_is_discarded", an_overlay_is_discarded),
@@ -76,15 +82,18 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn a_capture_killed_at_each_record() -> Outcome {
+fn killed_at_each_record(engine: &str, configuration: &str) -> Outcome {
     let mut scene = scene()?;
+    scene.world.configure(configuration)?;
     let (mut kills, mut points) = (0, 0);
     for lines in 1.. {
         scene.guest.serial.skip_to_end()?;
         let before = scene.guest.serial.latest().ok_or("nothing was said")?;
         let life = scene.life()?;
         let name = scene.guest.name().to_owned();
-        let Some(last) = strike(&scene, &["snapshot", &name], lines)? else { break };
+        let Some(last) = strike(&scene, &["snapshot", &name, "--engine", engine], lines)? else {
+            break;
+        };
         let after = scene.guest.serial.steps_on(1, SOON)?;
         kills += 1;
         let mut check = || -> Outcome {
@@ -103,9 +112,11 @@ fn a_capture_killed_at_each_record() -> Outcome {
         };
         check().map_err(|error| format!("kill {lines}: {}: {error}", short(&last)))?;
     }
-    assert!(kills >= 15 && points >= 5 && points < kills, "{kills} and {points}");
+    // What an effect came to is written with the next one's beginning, and the last records follow one
+    // another fast: few moments are left in which a point is worth finishing.
+    assert!(kills >= 10 && points >= 1 && points < kills, "{kills} and {points}");
     works(&mut scene)?;
-    say(&format!("{kills} kills of a capture, {points} of them finished by repair"));
+    say(&format!("{kills} kills of a capture by {engine}, {points} of them finished by repair"));
     Ok(())
 }
 
@@ -150,7 +161,7 @@ fn a_restore_killed_at_each_record() -> Outcome {
         };
         check().map_err(|error| format!("{what}: {error}"))?;
     }
-    assert!(undone >= 3 && undone + finished >= 15, "{undone} and {finished}");
+    assert!(undone >= 3 && finished >= 5, "{undone} and {finished}");
     scene.restore(&point, &[])?;
     scene.is_well()?;
     say(&format!("{undone} kills of a restore undone, {finished} finished"));
@@ -164,7 +175,11 @@ fn a_repair_killed_at_each_record() -> Outcome {
     let (guest, at) = (scene.guest.name().to_owned(), scene.at(&point.name));
     let restore = ["restore", "--force", "--no-safety-point", "--yes", &at];
     let mut kills = 0;
-    for (arguments, first) in [(&["snapshot", &guest][..], 5), (&restore, 4), (&restore, 9)] {
+    let by = |engine| ["snapshot", &guest, "--engine", engine];
+    let (instant, overlay) = (by("instant"), by("overlay"));
+    for (arguments, first) in
+        [(&instant[..], 9), (&overlay[..], 5), (&restore[..], 4), (&restore[..], 9)]
+    {
         for lines in 1.. {
             let far = point.counts.end() + 100;
             scene.guest.serial.skip_to_end()?;
@@ -196,7 +211,8 @@ fn left_on_overlays(scene: &mut Scene) -> Result<Point, Box<dyn Error>> {
         scene.guest.serial.skip_to_end()?;
         let before = scene.guest.serial.latest().ok_or("nothing was said")?;
         // The plan, the point staged, the dump: begun and done each.
-        strike(scene, &["snapshot", &name], 5)?.ok_or("it was not caught")?;
+        strike(scene, &["snapshot", &name, "--engine", "overlay"], 5)?
+            .ok_or("it was not caught")?;
         let lines = journal.lines()?.join("\n");
         if !lines.contains("settle-overlay") && lines.contains("external-snapshot") {
             let after = scene.guest.serial.steps_on(1, SOON)?;

@@ -82,9 +82,9 @@ fn memory_image(scene: &Scene, point: &Point) -> Result<PathBuf, Box<dyn Error>>
     Ok(shown["memory_image"].as_str().ok_or("no memory image")?.into())
 }
 
-/// Makes the read-only snapshot of a home writable for a vandal: `<home>/memory/<id>.save`.
+/// Makes the read-only snapshot of a home writable for a vandal: `<snapshot>/memory`.
 fn unlock(image: &Path) -> Outcome {
-    let snapshot = image.ancestors().nth(2).ok_or("no snapshot around the image")?;
+    let snapshot = image.parent().ok_or("no snapshot around the image")?;
     must("btrfs", &["property", "set", "-ts", text(snapshot)?, "ro", "false"])?;
     Ok(())
 }
@@ -98,9 +98,10 @@ fn one_changed_byte_of_memory() -> Outcome {
     let point = scene.snapshot(&[])?;
     let image = memory_image(&scene, &point)?;
     unlock(&image)?;
+    let image = image.join("memory.img");
     let file = OpenOptions::new().read(true).write(true).open(&image)?;
-    let middle = file.metadata()?.len() / 2;
-    let mut byte = [0];
+    // In the first page: the interrupt table of a PC.
+    let (middle, mut byte) = (32, [0]);
     file.read_exact_at(&mut byte, middle)?;
     file.write_all_at(&[byte[0] ^ 1], middle)?;
     file.sync_all()?;
@@ -120,11 +121,11 @@ fn memory_of_another_point() -> Outcome {
     let [older, newer] = [scene.snapshot(&[])?, scene.snapshot(&[])?];
     let [theirs, image] = [memory_image(&scene, &older)?, memory_image(&scene, &newer)?];
     unlock(&image)?;
-    fs::remove_file(&image)?;
-    must("cp", &["--reflink=always", text(&theirs)?, text(&image)?])?;
+    fs::remove_dir_all(&image)?;
+    must("cp", &["--recursive", "--reflink=always", text(&theirs)?, text(&image)?])?;
     let message = refused(&mut scene, &newer.name)?;
     assert!(message.contains(text(&image)?), "{message}");
-    fs::remove_file(&image)?;
+    fs::remove_dir_all(&image)?;
     // Where there is no image any more, it is not a point without memory.
     let message = refused(&mut scene, &newer.name)?;
     assert!(message.contains("memory"), "{message}");

@@ -1,5 +1,5 @@
-//! The witness proves itself: it finds memory and disks of one instant good, and of two instants
-//! bad.
+//! The witness proves itself, the Linux one and the one of boot-sector code: it finds memory and disks
+//! of one instant good, and of two instants bad.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,36 @@ const BOOT: Duration = Duration::from_secs(60);
 /// A step takes 20 ms.
 const SOON: Duration = Duration::from_secs(20);
 
+/// Makes a witness one of a kind.
+type Kind = fn(Witness) -> Witness;
+
+/// A test of a kind.
+type Proof = fn(Kind) -> Outcome;
+
+const KINDS: [(&str, Kind); 2] = [("linux", |it| it), ("boot_sector", Witness::boot_sector)];
+
 fn main() -> ExitCode {
-    harness::run(&[
-        ("counts_on_two_disks_without_a_mismatch", counts_on_two_disks_without_a_mismatch),
+    let of_both: [(&str, Proof); 8] = [
+        ("a_lap_without_a_mismatch_then_disks_of_a_lap_ago", a_lap_and_disks_of_a_lap_ago),
         ("saved_and_restored_it_is_the_same_boot", saved_and_restored_it_is_the_same_boot),
         ("memory_on_newer_disks_is_reported", memory_on_newer_disks_is_reported),
         ("memory_on_older_disks_is_reported", memory_on_older_disks_is_reported),
         ("memory_on_one_newer_disk_is_reported", memory_on_one_newer_disk_is_reported),
         ("a_cold_boot_continues_from_the_disks", a_cold_boot_continues_from_the_disks),
         ("disks_of_two_instants_are_reported_at_a_cold_boot", disks_of_two_instants),
-        ("without_a_disk_it_refuses_to_count", without_a_disk_it_refuses_to_count),
         ("it_makes_memory_dirty_at_the_rate_asked_for", it_makes_memory_dirty),
-    ])
+    ];
+    let mut tests: Vec<(String, Box<dyn FnOnce() -> Outcome + Send>)> = Vec::new();
+    for (kind, make) in KINDS {
+        for (name, test) in of_both {
+            tests.push((format!("{kind}::{name}"), Box::new(move || test(make))));
+        }
+    }
+    let mut add = |name: &str, test: fn() -> Outcome| tests.push((name.into(), Box::new(test)));
+    add("linux::without_a_disk_it_refuses_to_count", without_a_disk_it_refuses_to_count);
+    add("boot_sector::a_page_of_another_instant_is_reported", a_page_of_another_instant);
+    add("boot_sector::a_read_only_disk_is_left_alone", a_read_only_disk_is_left_alone);
+    harness::run_named(harness::Machine::Host, tests)
 }
 
 /// A world and a witness that runs in it; the guest goes first.
@@ -40,15 +58,15 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Result<Self, Box<dyn std::error::Error>> {
-        Self::with_step(Duration::from_millis(20))
+    fn new(kind: Kind) -> Result<Self, Box<dyn std::error::Error>> {
+        Self::with_step(kind, Duration::from_millis(20))
     }
 
-    fn with_step(step: Duration) -> Result<Self, Box<dyn std::error::Error>> {
+    fn with_step(kind: Kind, step: Duration) -> Result<Self, Box<dyn std::error::Error>> {
         let world = World::new()?;
         let volume = world.pool.subvolume("guest")?;
         let disks = [volume.join("a.raw"), volume.join("b.qcow2")];
-        let witness = Witness::new(&world.guest_name("w"))
+        let witness = kind(Witness::new(&world.guest_name("w")))
             .disk(&disks[0], Format::Raw)
             .disk(&disks[1], Format::Qcow2)
             .step(step);
@@ -85,17 +103,21 @@ fn text(path: &Path) -> Result<&str, &'static str> {
     path.to_str().ok_or("a path that is not text")
 }
 
-fn counts_on_two_disks_without_a_mismatch() -> Outcome {
-    let mut scene = Scene::with_step(Duration::from_millis(5))?;
+fn a_lap_and_disks_of_a_lap_ago(kind: Kind) -> Outcome {
+    let mut scene = Scene::with_step(kind, Duration::from_millis(5))?;
+    scene.guest.serial.steps_on(50, SOON)?;
+    scene.guest.suspend()?;
+    let older = scene.keep_disks("older")?;
+    scene.guest.resume()?;
     // More than a lap of the ring, so that every slot was overwritten once.
-    let status = scene.guest.serial.count_reaches(2100, Duration::from_secs(120))?;
+    let status = scene.guest.serial.count_reaches(2200, Duration::from_secs(300))?;
     assert_eq!(status.mismatches, 0);
     assert_eq!(scene.guest.serial.mismatches(), [""; 0]);
-    Ok(())
+    restored_on(&mut scene, &older)
 }
 
-fn saved_and_restored_it_is_the_same_boot() -> Outcome {
-    let mut scene = Scene::new()?;
+fn saved_and_restored_it_is_the_same_boot(kind: Kind) -> Outcome {
+    let mut scene = Scene::new(kind)?;
     let before = scene.guest.serial.steps_on(50, SOON)?;
     scene.guest.save(&scene.memory())?;
     scene.guest.serial.skip_to_end()?;
@@ -106,8 +128,8 @@ fn saved_and_restored_it_is_the_same_boot() -> Outcome {
     Ok(())
 }
 
-fn memory_on_newer_disks_is_reported() -> Outcome {
-    let mut scene = Scene::new()?;
+fn memory_on_newer_disks_is_reported(kind: Kind) -> Outcome {
+    let mut scene = Scene::new(kind)?;
     scene.guest.serial.steps_on(50, SOON)?;
     scene.guest.save(&scene.memory())?;
     scene.guest.serial.skip_to_end()?;
@@ -118,16 +140,21 @@ fn memory_on_newer_disks_is_reported() -> Outcome {
     scene.guest.destroy()?;
     scene.guest.serial.skip_to_end()?;
     scene.guest.restore(&scene.memory())?;
-    reported_at_once(&mut scene, saved, "vda")
+    reported_at_once(&mut scene, saved, "vd")
 }
 
-fn memory_on_older_disks_is_reported() -> Outcome {
-    let mut scene = Scene::new()?;
+fn memory_on_older_disks_is_reported(kind: Kind) -> Outcome {
+    let mut scene = Scene::new(kind)?;
     scene.guest.serial.steps_on(50, SOON)?;
     scene.guest.suspend()?;
     let older = scene.keep_disks("older")?;
     scene.guest.resume()?;
     scene.guest.serial.steps_on(20, SOON)?;
+    restored_on(&mut scene, &older)
+}
+
+/// Restores the memory of now on disks of the past, which must be reported.
+fn restored_on(scene: &mut Scene, older: &[PathBuf; 2]) -> Outcome {
     scene.guest.save(&scene.memory())?;
     scene.guest.serial.skip_to_end()?;
     let saved = scene.guest.serial.latest().ok_or("nothing was said")?;
@@ -135,11 +162,11 @@ fn memory_on_older_disks_is_reported() -> Outcome {
         fs::rename(copy, disk)?;
     }
     scene.guest.restore(&scene.memory())?;
-    reported_at_once(&mut scene, saved, "vda")
+    reported_at_once(scene, saved, "vd")
 }
 
-fn memory_on_one_newer_disk_is_reported() -> Outcome {
-    let mut scene = Scene::new()?;
+fn memory_on_one_newer_disk_is_reported(kind: Kind) -> Outcome {
+    let mut scene = Scene::new(kind)?;
     scene.guest.serial.steps_on(50, SOON)?;
     scene.guest.save(&scene.memory())?;
     scene.guest.serial.skip_to_end()?;
@@ -154,11 +181,12 @@ fn memory_on_one_newer_disk_is_reported() -> Outcome {
     reported_at_once(&mut scene, saved, "vdb")
 }
 
-/// A mismatch on `disk` must be said by the first steps after a restore of the memory of `saved`,
-/// and stay in every status from then on.
+/// A mismatch on a disk whose name begins so (the memory may be of the middle of a step, when the
+/// first disk was compared already) must be said by the first steps after a restore of the memory of
+/// `saved`, and stay in every status from then on.
 fn reported_at_once(scene: &mut Scene, saved: Status, disk: &str) -> Outcome {
     let (line, status) = scene.mismatch()?;
-    assert!(line.contains(&format!("disk={disk} ")), "{line}");
+    assert!(line.contains(&format!("disk={disk}")), "{line}");
     assert!(status.mismatches > 0, "{status:?}");
     // A status is said each 50 ms and the saved one may be that old.
     assert!(status.count <= saved.count + 10, "{status:?} long after {saved:?}");
@@ -168,8 +196,8 @@ fn reported_at_once(scene: &mut Scene, saved: Status, disk: &str) -> Outcome {
     Ok(())
 }
 
-fn a_cold_boot_continues_from_the_disks() -> Outcome {
-    let mut scene = Scene::new()?;
+fn a_cold_boot_continues_from_the_disks(kind: Kind) -> Outcome {
+    let mut scene = Scene::new(kind)?;
     let before = scene.guest.serial.steps_on(50, SOON)?;
     scene.guest.destroy()?;
     scene.guest.serial.skip_to_end()?;
@@ -185,8 +213,8 @@ fn a_cold_boot_continues_from_the_disks() -> Outcome {
     Ok(())
 }
 
-fn disks_of_two_instants() -> Outcome {
-    let mut scene = Scene::new()?;
+fn disks_of_two_instants(kind: Kind) -> Outcome {
+    let mut scene = Scene::new(kind)?;
     scene.guest.serial.steps_on(50, SOON)?;
     scene.guest.suspend()?;
     let [older, _] = scene.keep_disks("older")?;
@@ -211,11 +239,11 @@ fn without_a_disk_it_refuses_to_count() -> Outcome {
     Ok(())
 }
 
-fn it_makes_memory_dirty() -> Outcome {
+fn it_makes_memory_dirty(kind: Kind) -> Outcome {
     const ASKED_MBPS: u64 = 50;
     let world = World::new()?;
     let volume = world.pool.subvolume("guest")?;
-    let witness = Witness::new(&world.guest_name("dirty"))
+    let witness = kind(Witness::new(&world.guest_name("dirty")))
         .disk(volume.join("a.raw"), Format::Raw)
         .fill_mib(32)
         .dirty_mbps(ASKED_MBPS);
@@ -232,5 +260,53 @@ fn it_makes_memory_dirty() -> Outcome {
     // 32 MiB are walked through in less than a second.
     let status = guest.serial.steps_on(100, SOON)?;
     assert_eq!(status.mismatches, 0);
+    Ok(())
+}
+
+/// One page of a saved memory is replaced by what it was a pass before; its mark is its number and
+/// the pass.
+fn a_page_of_another_instant() -> Outcome {
+    const PAGE: u32 = 3333;
+    let world = World::new()?;
+    let volume = world.pool.subvolume("guest")?;
+    let witness = Witness::new(&world.guest_name("torn")).boot_sector();
+    let witness = witness.disk(volume.join("a.raw"), Format::Raw).fill_mib(16).dirty_mbps(20);
+    let mut guest = world.start(&witness)?;
+    guest.serial.ready(BOOT)?;
+    // The second pass has begun, and not ended.
+    let lap = |line: &Line| matches!(line, Line::Status { count, .. } if *count >= 60);
+    guest.serial.wait_for("second pass", SOON, lap)?;
+    let memory = world.store.join("memory");
+    guest.save(&memory)?;
+    let mut image = fs::read(&memory)?;
+    let page = PAGE.to_le_bytes();
+    let is_mark = |at: &usize| image[*at..*at + 4] == page && image[*at + 5..*at + 8] == [0; 3];
+    let marks: Vec<usize> = (0..image.len() - 8).filter(is_mark).collect();
+    let [mark] = marks[..] else { return Err(format!("marks at {marks:?}").into()) };
+    image[mark + 4] = image[mark + 4].wrapping_sub(1);
+    fs::write(&memory, &image)?;
+    guest.serial.skip_to_end()?;
+    guest.restore(&memory)?;
+    let is_mismatch = |line: &Line| matches!(line, Line::Mismatch { .. });
+    let line = guest.serial.wait_for("mismatch", SOON, is_mismatch)?.to_string();
+    assert!(line.contains(&format!("MISMATCH ram page={PAGE} ")), "{line}");
+    Ok(())
+}
+
+fn a_read_only_disk_is_left_alone() -> Outcome {
+    let world = World::new()?;
+    let volume = world.pool.subvolume("guest")?;
+    let [first, golden] = ["a.raw", "golden.raw"].map(|name| volume.join(name));
+    fs::write(&golden, vec![0x5a; 2 << 20])?;
+    let more = format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
+         <target dev='vdb' bus='virtio'/><readonly/><boot order='2'/></disk>",
+        golden.display()
+    );
+    let witness = Witness::new(&world.guest_name("golden")).boot_sector();
+    let mut guest = world.start(&witness.disk(first, Format::Raw).extra_devices(&more))?;
+    assert_eq!(guest.serial.ready(BOOT)?.disks, 1);
+    guest.serial.steps_on(10, SOON)?;
+    assert_eq!(fs::read(&golden)?, vec![0x5a; 2 << 20]);
     Ok(())
 }

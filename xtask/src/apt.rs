@@ -10,10 +10,11 @@ use std::process::Command;
 use crate::cache;
 use crate::process::{Failure, as_root, command, must, output};
 
+mod dependencies;
 mod sources;
 
 /// The release whose own QEMU and libvirt are old enough that backports are preferred.
-const BACKPORTED: &str = "bookworm";
+pub(crate) const BACKPORTED: &str = "bookworm";
 
 /// An apt that is ready to install and download.
 pub(crate) struct Apt {
@@ -28,14 +29,10 @@ impl Apt {
     /// # Errors
     /// [`Failure`], also if the registry is out of reach.
     pub(crate) fn prepare() -> Result<Self, Failure> {
-        let codename = codename().ok_or_else(|| {
-            Failure::new(
-                "this is not Debian or a relative; install by hand what `packages.rs` names",
-            )
-        })?;
+        let codename = codename()?;
         let mut apt = Self { options: common_options(), suite: None };
         if codename == BACKPORTED {
-            apt.add_backports(&codename)?;
+            apt.use_our_definitions()?;
             must(&mut apt.command("apt-get", &["-q", "update"]))?;
         } else {
             let words = apt.words(&["-q", "update"]);
@@ -72,13 +69,27 @@ impl Apt {
         depends.split_whitespace().next().map(|name| name.trim_end_matches(',').to_owned())
     }
 
-    /// Downloads a package's file into `folder`.
+    /// The libraries that a package's programs need, and those that these need.
     ///
     /// # Errors
-    /// [`Failure`] that names the package and the command.
-    pub(crate) fn download(&self, package: &str, folder: &Path) -> Result<(), Failure> {
-        must(self.command("apt-get", &["-q", "download", package]).current_dir(folder))
-            .map_err(|failure| Failure::new(format!("cannot download {package}: {failure}")))
+    /// [`Failure`] that names the package.
+    pub(crate) fn libraries_of(&self, package: &str) -> Result<Vec<String>, Failure> {
+        let arguments = ["depends", "--recurse", "--important", package];
+        let tree = output(&mut self.command("apt-cache", &arguments));
+        let tree =
+            tree.ok_or_else(|| Failure::new(format!("no package {package} in this release")))?;
+        Ok(dependencies::libraries(&tree, package))
+    }
+
+    /// Downloads the files of packages into `folder`.
+    ///
+    /// # Errors
+    /// [`Failure`] that names the packages and the command.
+    pub(crate) fn download(&self, packages: &[&str], folder: &Path) -> Result<(), Failure> {
+        let arguments = [&["-q", "download"], packages].concat();
+        let named = packages.join(" ");
+        must(self.command("apt-get", &arguments).current_dir(folder))
+            .map_err(|failure| Failure::new(format!("cannot download {named}: {failure}")))
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
@@ -89,33 +100,75 @@ impl Apt {
         self.options.iter().map(String::as_str).chain(arguments.iter().copied()).collect()
     }
 
-    fn add_backports(&mut self, codename: &str) -> Result<(), Failure> {
-        let parts = fresh(&cache::subfolder("apt")?.join("sources"))?;
+    fn use_our_definitions(&mut self) -> Result<(), Failure> {
+        let definitions = definitions()?;
         let lists = cache::subfolder("apt/lists/partial")?;
         let lists = lists.parent().unwrap_or(&lists).display().to_string();
-        let mut copied = 0;
-        for path in source_definitions() {
-            let (Ok(text), Some(name)) = (fs::read_to_string(&path), path.file_name()) else {
-                continue;
-            };
-            let deb822 = path.extension() == Some(OsStr::new("sources"));
-            let adapted = sources::with_backports(&text, deb822, codename);
-            if !adapted.is_empty() {
-                write(&parts.join(name), &adapted)?;
-                copied += 1;
-            }
-        }
-        if copied == 0 {
-            return Err(Failure::new(format!(
-                "no definition of Debian {codename} in /etc/apt: cannot tell which host to ask"
-            )));
-        }
         self.options.extend(option("Dir::Etc::sourcelist", "/dev/null"));
-        self.options.extend(option("Dir::Etc::sourceparts", &parts.display().to_string()));
+        let folder = definitions.folder.display().to_string();
+        self.options.extend(option("Dir::Etc::sourceparts", &folder));
         self.options.extend(option("Dir::State::lists", &lists));
-        self.suite = Some(format!("{codename}-backports"));
+        if let Some(suite) = &definitions.suite {
+            self.options.extend(option("APT::Default-Release", suite));
+        }
+        self.suite = definitions.suite;
         Ok(())
     }
+}
+
+/// The host's own definitions of where its release comes from, with contrib, and with backports
+/// where we prefer them.
+pub(crate) struct Definitions {
+    /// The release.
+    pub(crate) codename: String,
+    /// The suite to prefer, if there is one.
+    pub(crate) suite: Option<String>,
+    /// One file or more.
+    pub(crate) files: Vec<PathBuf>,
+    /// Where they lie, and nothing else.
+    folder: PathBuf,
+}
+
+/// Writes them into the cache, in the order of their names.
+///
+/// # Errors
+/// [`Failure`], also if the host does not say where its release comes from.
+pub(crate) fn definitions() -> Result<Definitions, Failure> {
+    let codename = codename()?;
+    let suite = (codename == BACKPORTED).then(|| format!("{codename}-backports"));
+    written(codename, suite, "sources")
+}
+
+/// The same of the release alone, without the backports.
+///
+/// # Errors
+/// As [`definitions`].
+pub(crate) fn stock_definitions() -> Result<Definitions, Failure> {
+    written(codename()?, None, "stock-sources")
+}
+
+fn written(codename: String, suite: Option<String>, folder: &str) -> Result<Definitions, Failure> {
+    let folder = fresh(&cache::subfolder("apt")?.join(folder))?;
+    let mut files = Vec::new();
+    for path in source_definitions() {
+        let (Ok(text), Some(name)) = (fs::read_to_string(&path), path.file_name()) else {
+            continue;
+        };
+        let deb822 = path.extension() == Some(OsStr::new("sources"));
+        let extended = sources::extended(&text, deb822, &codename, suite.as_deref());
+        if !extended.is_empty() {
+            let file = folder.join(name);
+            write(&file, &extended)?;
+            files.push(file);
+        }
+    }
+    if files.is_empty() {
+        return Err(Failure::new(format!(
+            "no definition of Debian {codename} in /etc/apt: cannot tell which host to ask"
+        )));
+    }
+    files.sort();
+    Ok(Definitions { codename, suite, files, folder })
 }
 
 /// apt's own caches of parsed lists are the host's, downloads lie in folders that only we may read,
@@ -136,11 +189,19 @@ fn option(key: &str, value: &str) -> [String; 2] {
 }
 
 /// The codename of a release that has apt.
-fn codename() -> Option<String> {
-    output(&mut command("apt-get", &["--version"]))?;
-    let release = fs::read_to_string("/etc/os-release").ok()?;
-    let value = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
-    Some(value.trim_matches('"').to_owned())
+///
+/// # Errors
+/// [`Failure`] if this is no such release.
+pub(crate) fn codename() -> Result<String, Failure> {
+    let known = || {
+        output(&mut command("apt-get", &["--version"]))?;
+        let release = fs::read_to_string("/etc/os-release").ok()?;
+        let value = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="))?;
+        Some(value.trim_matches('"').to_owned())
+    };
+    known().ok_or_else(|| {
+        Failure::new("this is not Debian or a relative; install by hand what `packages.rs` names")
+    })
 }
 
 /// The host's files that say where packages come from.

@@ -26,6 +26,12 @@ pub(crate) fn say(words: &str) {
     println!("{words}");
 }
 
+/// The same beside the output of what we run for somebody: for tasks whose output is that.
+#[expect(clippy::print_stderr, reason = "xtask talks to the person who runs it")]
+pub(crate) fn tell(words: &str) {
+    eprintln!("{words}");
+}
+
 /// A program with its arguments; its own words in the C locale, nothing to read.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cache;
 use crate::libvirt::Libvirt;
 use crate::process::{Failure, can_sudo, command, is_root, must, output, say};
-use crate::{kernel, packages};
+use crate::{agent, kernel, lab, packages, stock};
 
 /// A name and what it does.
 type Step = (&'static str, fn() -> Result<(), Failure>);
@@ -23,7 +23,8 @@ const DENY_VERSION: &str = "0.20.2";
 pub(crate) fn setup() -> Result<(), Failure> {
     let mut apt = None;
     packages::ensure(&mut apt)?;
-    kernel::ensure(&mut apt)
+    kernel::ensure(&mut apt)?;
+    agent::ensure(&mut apt)
 }
 
 /// Sets up and runs one of the lab's programs against a release build.
@@ -40,7 +41,7 @@ pub(crate) fn program(name: &str, arguments: &[&str]) -> Result<(), Failure> {
 }
 
 /// The checks and tests, in the order in which they run.
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 9] = [
     ("setup", setup),
     ("format", || must(&mut cargo(&["fmt", "--all", "--check"]))),
     ("clippy", || {
@@ -53,7 +54,9 @@ const STEPS: [Step; 7] = [
         must(doc.env("RUSTDOCFLAGS", "-D warnings"))
     }),
     ("unit", || must(&mut cargo(&["test", "--workspace", "--locked", "--exclude", "vitrify-lab"]))),
-    ("lab", lab),
+    ("lab", on_host),
+    ("stock", stock::test),
+    ("zfs", lab::test),
 ];
 
 /// The checks and tests with these names; all of them if none is named.
@@ -87,22 +90,34 @@ fn summary_line(name: &str, verdict: &str, took: Duration) -> String {
 }
 
 /// Builds what the lab tests and shows.
-fn build() -> Result<(), Failure> {
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn build() -> Result<(), Failure> {
     must(&mut cargo(&["build", "--release", "--locked", "--package", "vitrify"]))
 }
 
-/// The lab's tests. They must not skip: the set-up has just been made.
-fn lab() -> Result<(), Failure> {
+/// The release binary.
+///
+/// # Errors
+/// [`Failure`].
+pub(crate) fn vitrify() -> Result<PathBuf, Failure> {
+    Ok(target_folder()?.join("release/vitrify"))
+}
+
+/// The lab's tests for the host. They must not skip: the set-up has just been made.
+fn on_host() -> Result<(), Failure> {
     build()?;
     let _libvirt = Libvirt::ensure()?;
-    let test = cargo(&["test", "--locked", "--package", "vitrify-lab"]);
-    must(in_lab(test)?.env("VITRIFY_LAB", "required"))
+    // One run tells of every failure.
+    let test = cargo(&["test", "--locked", "--no-fail-fast", "--package", "vitrify-lab"]);
+    must(in_lab(test)?.env("VITRIFY_LAB", "host"))
 }
 
 /// What a command of the lab needs: the binary under test, and root for the programs that cargo
 /// starts.
 fn in_lab(mut command: Command) -> Result<Command, Failure> {
-    command.env("VITRIFY_BIN", target_folder()?.join("release/vitrify"));
+    command.env("VITRIFY_BIN", vitrify()?);
     if !is_root() {
         if !can_sudo() {
             return Err(Failure::new("the lab needs root: run this as root, or allow `sudo -n`"));
@@ -132,7 +147,8 @@ fn deny() -> Result<(), Failure> {
     must(deny.current_dir(workspace()))
 }
 
-fn cargo(arguments: &[&str]) -> Command {
+/// Cargo, in the workspace.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let program = env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let mut cargo = command(&program, arguments);
     cargo.current_dir(workspace());

@@ -18,12 +18,17 @@ pub struct Config {
     pub reserve_percent: u64,
     /// Whether memory images may lie on the root file system.
     pub on_root: bool,
+    /// A folder on a fast drive, where RAM may wait that the store is too slow for.
+    pub spool: Option<PathBuf>,
     /// Where overlay files go during a capture; `None`: `overlays` below the state folder.
     pub overlay_folder: Option<PathBuf>,
     /// How long libvirt's dump of RAM may take.
     pub dump_limit: Duration,
     /// How long the commit of a disk may take.
     pub commit_limit: Duration,
+    /// How long a guest should stand still at most. Chooses how the volumes are snapshotted, and when
+    /// the guard lets a guest go.
+    pub pause_limit: Duration,
 }
 
 impl Default for Config {
@@ -32,9 +37,11 @@ impl Default for Config {
             store: None,
             reserve_percent: 10,
             on_root: false,
+            spool: None,
             overlay_folder: None,
             dump_limit: Duration::from_secs(600),
             commit_limit: Duration::from_secs(600),
+            pause_limit: Duration::from_secs(1),
         }
     }
 }
@@ -65,13 +72,14 @@ impl Config {
     }
 
     fn apply(&mut self, layer: Layer) {
-        let Layer { memory, overlay } = layer;
+        let Layer { memory, overlay, capture } = layer;
         let set = |place: &mut Option<PathBuf>, path: Option<AbsolutePath>| {
             if let Some(AbsolutePath(path)) = path {
                 *place = Some(path);
             }
         };
         set(&mut self.store, memory.store);
+        set(&mut self.spool, memory.spool);
         set(&mut self.overlay_folder, overlay.path);
         if let Some(Percent(percent)) = memory.reserve {
             self.reserve_percent = percent;
@@ -83,6 +91,9 @@ impl Config {
         if let Some(Limit(limit)) = overlay.commit_limit {
             self.commit_limit = limit;
         }
+        if let Some(ShortLimit(limit)) = capture.pause_limit {
+            self.pause_limit = limit;
+        }
     }
 }
 
@@ -91,6 +102,7 @@ impl Config {
 struct Layer {
     memory: MemoryLayer,
     overlay: OverlayLayer,
+    capture: CaptureLayer,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -98,6 +110,7 @@ struct Layer {
 struct MemoryLayer {
     store: Option<AbsolutePath>,
     reserve: Option<Percent>,
+    spool: Option<AbsolutePath>,
     on_root: Option<bool>,
 }
 
@@ -107,6 +120,12 @@ struct OverlayLayer {
     path: Option<AbsolutePath>,
     dump_limit: Option<Limit>,
     commit_limit: Option<Limit>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the table [capture]")]
+struct CaptureLayer {
+    pause_limit: Option<ShortLimit>,
 }
 
 /// Parses a value from its text, the error being the sentence that the administrator reads.
@@ -147,7 +166,9 @@ struct AbsolutePath(PathBuf);
 struct Percent(u64);
 #[derive(Debug)]
 struct Limit(Duration);
-deserialize_from_text!(AbsolutePath, Percent, Limit);
+#[derive(Debug)]
+struct ShortLimit(Duration);
+deserialize_from_text!(AbsolutePath, Percent, Limit, ShortLimit);
 
 impl FromText for AbsolutePath {
     const WANTED: &'static str = "a path in quotes";
@@ -176,22 +197,29 @@ impl FromText for Limit {
     const WANTED: &'static str = "a time such as \"90s\"";
 
     fn from_text(text: &str) -> Result<Self, String> {
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let seconds = match unit.trim() {
-            "s" => 1,
-            "min" => 60,
-            "h" => 3600,
-            _ => 0,
-        };
-        number
-            .parse::<u64>()
-            .ok()
-            .and_then(|number| number.checked_mul(seconds))
-            .filter(|seconds| *seconds > 0)
-            .map(|seconds| Self(Duration::from_secs(seconds)))
+        time(text, &[("s", 1000), ("min", 60_000), ("h", 3_600_000)])
+            .map(Self)
             .ok_or_else(|| format!("'{text}' is not a time such as \"90s\", \"10min\" or \"1h\""))
     }
+}
+
+impl FromText for ShortLimit {
+    const WANTED: &'static str = "a time such as \"500ms\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        time(text, &[("ms", 1), ("s", 1000)])
+            .map(Self)
+            .ok_or_else(|| format!("'{text}' is not a time such as \"500ms\" or \"2s\""))
+    }
+}
+
+/// A number of one of these units, each given with its milliseconds; not nothing.
+fn time(text: &str, units: &[(&str, u64)]) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let (_, milliseconds) = units.iter().find(|(name, _)| *name == unit.trim())?;
+    let milliseconds = number.parse::<u64>().ok()?.checked_mul(*milliseconds)?;
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
 }
 
 fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -202,7 +230,7 @@ fn explain(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
         unknown if unknown.starts_with("unknown field `") => explain_unknown(unknown),
         "duplicate key" => format!("the key '{found}' is there twice"),
         _ if found.starts_with("[[") => {
-            "a table is written with single brackets: [memory], [overlay]".to_owned()
+            "a table is written with single brackets: [memory], [overlay], [capture]".to_owned()
         }
         other => other.to_owned(),
     };
@@ -244,12 +272,14 @@ mod tests {
     #[test]
     fn later_files_override() {
         let first = "[memory]\nstore = '/mem'\nreserve = '5%'\n";
-        let second = "[memory]\nstore = '/big'\n[overlay]\ndump-limit = '90s'\n";
+        let second = "[memory]\nstore = '/big'\n[overlay]\ndump-limit = '90s'\n\
+                      [capture]\npause-limit = '250ms'\n";
         let config = Config::parse([("a", first), ("b", second)]).unwrap();
         assert_eq!(config.store, Some("/big".into()));
         assert_eq!(config.reserve_percent, 5);
         assert_eq!(config.dump_limit, Duration::from_secs(90));
         assert_eq!(config.commit_limit, Config::default().commit_limit);
+        assert_eq!(config.pause_limit, Duration::from_millis(250));
     }
 
     #[test]
@@ -263,6 +293,11 @@ mod tests {
                 "[overlay]\ndump-limit = '0s'",
                 2,
                 "'0s' is not a time such as \"90s\", \"10min\" or \"1h\"",
+            ),
+            (
+                "[capture]\npause-limit = '1min'",
+                2,
+                "'1min' is not a time such as \"500ms\" or \"2s\"",
             ),
             ("[memory]\non-root = 'yes'", 2, "invalid type: string \"yes\", expected a boolean"),
             ("memory = 3", 1, "invalid type: integer `3`, expected the table [memory]"),
@@ -280,7 +315,7 @@ mod tests {
             (
                 "\n[[memory]]\nstore = '/a'",
                 2,
-                "a table is written with single brackets: [memory], [overlay]",
+                "a table is written with single brackets: [memory], [overlay], [capture]",
             ),
         ] {
             let error = Config::parse([("v.toml", text)]).unwrap_err();

@@ -4,7 +4,8 @@
 mod perform;
 mod survey;
 
-pub use self::survey::{plan_capture, plan_restore, snapshot_names};
+pub use self::survey::{Planned, plan_capture, plan_restore, volumes_of};
+use crate::capture;
 use crate::definition::Definition;
 use crate::inventory::Guest;
 use crate::operation::{Effect, Fact, JournalEntry, Next, Outcome, Plan, Record, Settle, next};
@@ -42,19 +43,20 @@ pub fn take_over(
     observer: &dyn Observer,
 ) -> Answer<Outcome> {
     let record = Record::TakenOver { boot: world.clock.boot()?, settle };
-    world.journal.append(&entry.plan, &record)?;
+    world.journal.append(&entry.plan, std::slice::from_ref(&record))?;
     entry.records.push(record);
     drive(world, entry, observer)
 }
 
 fn drive(world: &World<'_>, mut entry: JournalEntry, observer: &dyn Observer) -> Answer<Outcome> {
-    let mut journal = Recorder { world, broken: None };
+    let mut journal = Recorder { world, broken: None, unwritten: Vec::new() };
     loop {
         let effect = match next(&entry.plan, &entry.records) {
             Next::Perform(effect) => effect,
             Next::Finished(outcome) => {
-                if !matches!(outcome, Outcome::Unsettled { .. }) {
-                    world.journal.close(&entry.plan)?;
+                match outcome {
+                    Outcome::Unsettled { .. } => journal.write(&entry.plan).map(drop)?,
+                    _ => world.journal.close(&entry.plan)?,
                 }
                 return Ok(outcome);
             }
@@ -67,8 +69,9 @@ fn drive(world: &World<'_>, mut entry: JournalEntry, observer: &dyn Observer) ->
             Err(problem) if problem.kind == ProblemKind::Dying => return Err(problem),
             Err(problem) => Record::Failed { effect, problem: problem.note() },
         };
-        // What is known in memory still counts where it could not be written down.
-        let _ = journal.append(&entry.plan, &record)?;
+        // Durable with the next effect's beginning: until then nothing follows from it that a later
+        // repair would not find out, and the guest may be standing still.
+        journal.unwritten.push(record.clone());
         entry.records.push(record);
     }
 }
@@ -83,7 +86,10 @@ fn attempt(
         return Err(Problem::failed("cancelled"));
     }
     let begun = Record::Begun { effect: effect.clone() };
-    if let Some(problem) = journal.append(&entry.plan, &begun)?
+    journal.unwritten.push(begun.clone());
+    // A guest that stands still does not wait for the journal's disk.
+    if !lets_go_on(effect)
+        && let Some(problem) = journal.write(&entry.plan)?
         && !releases(effect)
     {
         return Err(problem.into());
@@ -97,16 +103,19 @@ fn attempt(
 struct Recorder<'a> {
     world: &'a World<'a>,
     broken: Option<ProblemNote>,
+    /// What happened since it was written last.
+    unwritten: Vec<Record>,
 }
 
 impl Recorder<'_> {
+    /// Makes durable what happened. What is known in memory counts also where that cannot be done.
     /// The problem of a broken journal; an error only where this process is being ended.
-    fn append(&mut self, plan: &Plan, record: &Record) -> Answer<Option<ProblemNote>> {
+    fn write(&mut self, plan: &Plan) -> Answer<Option<ProblemNote>> {
         if self.broken.is_none() {
-            match self.world.journal.append(plan, record) {
+            match self.world.journal.append(plan, &self.unwritten) {
                 Err(problem) if problem.kind == ProblemKind::Dying => return Err(problem),
                 Err(problem) => self.broken = Some(problem.note()),
-                Ok(()) => {}
+                Ok(()) => self.unwritten.clear(),
             }
         }
         Ok(self.broken.clone())
@@ -115,16 +124,13 @@ impl Recorder<'_> {
 
 /// Steps that may be left out when someone wants to stop.
 fn is_cancellable(effect: &Effect) -> bool {
-    matches!(
-        effect,
-        Effect::StagePoint
-            | Effect::KeepManagedSave
-            | Effect::ExternalSnapshot
-            | Effect::Suspend
-            | Effect::SnapshotVolumes
-            | Effect::PrepareFile { .. }
-            | Effect::Stop
-    )
+    capture::is_held_together(effect)
+        || matches!(effect, Effect::PrepareFile { .. } | Effect::PrepareMemory | Effect::Stop)
+}
+
+/// Steps that end a pause or a freeze, and that repair takes again whether it knows of them or not.
+fn lets_go_on(effect: &Effect) -> bool {
+    matches!(effect, Effect::Resume { .. } | Effect::Thaw { .. })
 }
 
 /// Steps that let the guest go. They can be repeated whatever the journal says of them; clearing
@@ -132,8 +138,10 @@ fn is_cancellable(effect: &Effect) -> bool {
 fn releases(effect: &Effect) -> bool {
     matches!(
         effect,
-        Effect::Resume
-            | Effect::AbortSnapshotJob
+        Effect::Resume { .. }
+            | Effect::Thaw { .. }
+            | Effect::CloseStream { .. }
+            | Effect::AbortSnapshotJob { .. }
             | Effect::SettleOverlay { .. }
             | Effect::RemoveOverlay { .. }
     )

@@ -10,14 +10,18 @@ mod hypervisor;
 mod journal;
 mod sample;
 mod storage;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use self::sample::{
-    Nobody, capture_request, restore_request, sample_capture, sample_manifest, sample_restore,
+    Nobody, capture_request, guest_request, restore_request, sample_capture, sample_manifest,
+    sample_restore,
 };
+pub use self::stream::{SAMPLE_BLOCKS, SamplePage, sample_save_image, sample_stream};
 use crate::inventory::{GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, Volume};
@@ -92,8 +96,53 @@ pub struct FakeGuest {
     pub managed_save: Option<u64>,
     /// The firmware variables' file.
     pub nvram: Option<PathBuf>,
+    /// Whether an agent runs in it.
+    pub agent: bool,
+    /// Whether its file systems are frozen: it counts on, and writes nothing.
+    pub frozen: bool,
+    /// The stream that QEMU made ready for its RAM.
+    pub stream: Option<FakeStream>,
+    /// How often it was resumed.
+    pub resumes: u32,
     /// A snapshot job of a process that died.
-    job: Option<BTreeMap<String, PathBuf>>,
+    job: Option<FakeJob>,
+}
+
+/// What libvirt is at.
+#[derive(Debug, Clone)]
+enum FakeJob {
+    /// Dumping RAM: it can be aborted.
+    Dump,
+    /// Putting these overlays in place: it comes to its end.
+    Overlays(BTreeMap<String, PathBuf>),
+}
+
+/// A stream of a guest's RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FakeStream {
+    /// It was opened when the guest had been resumed so often.
+    Open {
+        /// So often.
+        resumes: u32,
+    },
+    /// It has begun.
+    Begun {
+        /// The count in RAM.
+        ram: u64,
+        /// Whether the guest stood still until then.
+        whole: bool,
+    },
+}
+
+/// A snapshot.
+#[derive(Debug, Clone)]
+pub struct FakeSnapshot {
+    /// Which.
+    pub snapshot: Snapshot,
+    /// The points that it was taken for.
+    pub points: Vec<PointId>,
+    /// What the volume's files held, by their path in it; empty for the volume itself.
+    pub files: BTreeMap<PathBuf, u64>,
 }
 
 /// A point in its home.
@@ -113,8 +162,12 @@ struct State {
     files: BTreeMap<PathBuf, FakeFile>,
     volumes: BTreeMap<Volume, PathBuf>,
     broken: BTreeSet<Volume>,
-    snapshots: Vec<(Snapshot, BTreeMap<PathBuf, u64>)>,
+    /// How long it takes to write out what is on its way to the volumes.
+    flush_takes: Duration,
+    snapshots: Vec<FakeSnapshot>,
     points: BTreeMap<PointId, (GuestUuid, FakePoint)>,
+    /// What save images hold for libvirt.
+    save_images: BTreeMap<PathBuf, u64>,
     entries: Vec<(PointId, String, Vec<String>)>,
     next_number: u64,
     boot: u32,
@@ -126,42 +179,64 @@ pub struct Fake {
     state: RefCell<State>,
     calls: Cell<usize>,
     faults: RefCell<Vec<Fault>>,
+    /// The points whose memory this process receives.
+    receiving: RefCell<BTreeSet<PointId>>,
     dead: Cell<bool>,
 }
 
 impl Fake {
     /// A guest `w` that runs from one disk on each of `disks` volumes.
     pub fn with_guest(disks: usize) -> Self {
+        Self::with_disks(disks, 0)
+    }
+
+    /// The same, with more disks that are volumes themselves.
+    pub fn with_disks(files: usize, devices: usize) -> Self {
         let fake = Self::default();
-        {
-            let mut state = fake.state.borrow_mut();
-            let mut live = BTreeMap::new();
-            for index in 0..disks {
-                let root = PathBuf::from(format!("/pool/w{index}"));
-                if let Ok(volume) = root.display().to_string().parse() {
-                    state.volumes.insert(volume, root.clone());
-                }
-                let path = root.join("disk.img");
-                state.new_file(&path, 100, None);
-                live.insert(
-                    format!("vd{}", char::from(b'a' + u8::try_from(index).unwrap_or(0))),
-                    path,
-                );
-            }
-            let guest = FakeGuest {
-                name: sample::guest_name(),
-                state: GuestState::Running,
-                session: Some(Session { boot: "boot-0".into(), domain_id: 1, started_ticks: 1 }),
-                ram: 100,
-                inactive: live.clone(),
-                live,
-                managed_save: None,
-                nvram: None,
-                job: None,
-            };
-            state.guests.insert(sample::guest_uuid(), guest);
-        }
+        let disks = (0..files + devices).map(|index| {
+            let root = PathBuf::from(format!("/pool/w{index}"));
+            if index < files { root.join("disk.img") } else { root }
+        });
+        fake.add_guest(sample::guest_uuid(), sample::guest_name(), disks.collect());
         fake
+    }
+
+    /// A second guest, `v`, that runs from a disk on the first one's first volume and from one on a
+    /// volume of its own.
+    pub fn add_neighbour(&self) -> GuestUuid {
+        let disks = ["/pool/w0/other.img", "/pool/v/disk.img"].map(PathBuf::from);
+        self.add_guest(sample::neighbour_uuid(), sample::neighbour_name(), disks.into());
+        sample::neighbour_uuid()
+    }
+
+    fn add_guest(&self, uuid: GuestUuid, name: GuestName, disks: Vec<PathBuf>) {
+        let mut state = self.state.borrow_mut();
+        let mut live = BTreeMap::new();
+        for (letter, path) in ('a'..).zip(disks) {
+            let is_file = path.extension().is_some();
+            let root = path.parent().filter(|_| is_file).unwrap_or(&path).to_owned();
+            if let Ok(volume) = root.display().to_string().parse() {
+                state.volumes.insert(volume, root);
+            }
+            state.new_file(&path, 100, None);
+            live.insert(format!("vd{letter}"), path);
+        }
+        let guest = FakeGuest {
+            name,
+            state: GuestState::Running,
+            session: Some(Session { boot: "boot-0".into(), domain_id: 1, started_ticks: 1 }),
+            ram: 100,
+            inactive: live.clone(),
+            live,
+            managed_save: None,
+            nvram: None,
+            agent: false,
+            frozen: false,
+            stream: None,
+            resumes: 0,
+            job: None,
+        };
+        state.guests.insert(uuid, guest);
     }
 
     /// The ports.
@@ -179,6 +254,11 @@ impl Fake {
         self.state.borrow().guests[&sample::guest_uuid()].clone()
     }
 
+    /// Every guest as it is.
+    pub fn all_guests(&self) -> Vec<FakeGuest> {
+        self.state.borrow().guests.values().cloned().collect()
+    }
+
     /// Changes the guest.
     pub fn change_guest(&self, change: impl FnOnce(&mut FakeGuest)) {
         if let Some(guest) = self.state.borrow_mut().guests.get_mut(&sample::guest_uuid()) {
@@ -189,6 +269,11 @@ impl Fake {
     /// Every file.
     pub fn files(&self) -> BTreeMap<PathBuf, FakeFile> {
         self.state.borrow().files.clone()
+    }
+
+    /// Every save image that was written out.
+    pub fn save_images(&self) -> BTreeMap<PathBuf, u64> {
+        self.state.borrow().save_images.clone()
     }
 
     /// Writes a file; one that exists stays the object that it is.
@@ -212,8 +297,13 @@ impl Fake {
         self.state.borrow_mut().broken.insert(volume.clone());
     }
 
+    /// From now on, writing out what is on its way to the volumes takes so long.
+    pub fn slow_down(&self, flush_takes: Duration) {
+        self.state.borrow_mut().flush_takes = flush_takes;
+    }
+
     /// Every snapshot with what it holds.
-    pub fn all_snapshots(&self) -> Vec<(Snapshot, BTreeMap<PathBuf, u64>)> {
+    pub fn all_snapshots(&self) -> Vec<FakeSnapshot> {
         self.state.borrow().snapshots.clone()
     }
 
@@ -239,6 +329,7 @@ impl Fake {
 
     /// A new process.
     pub fn revive(&self) {
+        self.receiving.borrow_mut().clear();
         self.dead.set(false);
     }
 
@@ -299,7 +390,7 @@ impl Fake {
 }
 
 /// Where libvirt keeps a guest's managed-save image.
-fn save_image(guest: &GuestName) -> PathBuf {
+fn managed_save_image(guest: &GuestName) -> PathBuf {
     PathBuf::from(format!("/save/{guest}.save"))
 }
 
@@ -323,6 +414,9 @@ impl State {
     fn tick(&mut self) {
         for guest in self.guests.values_mut().filter(|it| it.state == GuestState::Running) {
             guest.ram += 1;
+            if guest.frozen {
+                continue;
+            }
             for path in guest.live.values() {
                 if let Some(file) = self.files.get_mut(path) {
                     file.content = guest.ram;
@@ -352,6 +446,8 @@ impl FakeGuest {
         self.session = None;
         self.live.clear();
         self.ram = 0;
+        self.frozen = false;
+        self.stream = None;
         self.job = None;
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{GuestName, GuestUuid, PointName, SnapshotId, Volume};
+use crate::name::{GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
 
 /// What a guest is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,11 @@ pub struct Guest {
     pub live_xml: Option<String>,
     /// The definition that the next start uses; `None` for a transient guest.
     pub inactive_xml: Option<String>,
+    /// Why its QEMU cannot stream its RAM while it runs on, and the remedy, where that is known
+    /// before it is tried.
+    pub no_stream: Option<String>,
+    /// Why its RAM is streamed only where that is asked for, where it can be.
+    pub frail_stream: Option<String>,
 }
 
 /// What a `<disk>` is to the guest.
@@ -133,12 +138,43 @@ pub struct ObjectId(pub String);
 /// Where an image lies on storage that can snapshot it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// The volume that holds it.
+    /// The volume that holds it, or that it is.
     pub volume: Volume,
-    /// Its path below the volume's root, without a leading `/`.
-    pub path_in_volume: PathBuf,
+    /// Its path below the volume's root, without a leading `/`; `None` where the volume itself is
+    /// the image: a zvol.
+    pub path_in_volume: Option<PathBuf>,
     /// Which object it is.
     pub object: ObjectId,
+    /// Volumes of one group are snapshotted at one instant: a ZFS pool, a single Btrfs subvolume.
+    pub group: String,
+    /// What an administrator should know of this place, a sentence fragment each.
+    pub warnings: Vec<String>,
+}
+
+/// Whom a snapshot is taken for; written on it where the storage can.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// The guest.
+    pub guest: GuestUuid,
+    /// The point, or the operation, that needs the snapshot.
+    pub point: PointId,
+}
+
+/// A snapshot that a volume has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSnapshot {
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// The points that are written on it; `None` where the storage cannot write on a snapshot.
+    /// Nothing is written on a foreign one.
+    pub points: Option<Vec<PointId>>,
+}
+
+impl FoundSnapshot {
+    /// Whether it may have been taken for this point: it was, or nothing can tell.
+    pub fn may_be_of(&self, point: &PointId) -> bool {
+        self.points.as_ref().is_none_or(|points| points.contains(point))
+    }
 }
 
 /// A volume's snapshot.

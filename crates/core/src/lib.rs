@@ -16,6 +16,10 @@ pub mod point;
 pub mod ports;
 pub mod problem;
 pub mod restore;
+pub mod save_image;
+pub mod self_test;
+pub mod stream;
+pub mod userfault;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::capture::{Consistency, Engine};
+use crate::capture::{Consistency, Engine, MachineFile};
 use crate::inventory::{GuestState, Snapshot};
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, Volume};
 
@@ -48,8 +48,8 @@ pub struct PointDisk {
     pub format: String,
     /// The volume whose snapshot, among [`Manifest::volumes`], holds it.
     pub volume: Volume,
-    /// Its path below the volume's root.
-    pub path_in_volume: PathBuf,
+    /// Its path below the volume's root; absent where the volume is the image.
+    pub path_in_volume: Option<PathBuf>,
 }
 
 /// A disk that the point does not hold.
@@ -98,8 +98,8 @@ pub struct Manifest {
     pub uncovered: Vec<UncoveredDisk>,
     /// The memory image, bound to these snapshots and no others.
     pub memory: Option<MemoryImage>,
-    /// Where the UEFI variables lay, if the point holds them (as `nvram`).
-    pub nvram: Option<PathBuf>,
+    /// The small files that the point holds under their names: UEFI variables, a TPM's state.
+    pub machine_files: Vec<MachineFile>,
     /// The machine type.
     pub machine: String,
     /// libvirt's and QEMU's versions.

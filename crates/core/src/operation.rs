@@ -3,20 +3,21 @@
 //! [`next`] is the one decision: from a plan and what has been recorded so far to the next effect,
 //! or to the outcome. A first run and a recovery ask the same function.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::capture::{self, CapturePlan};
 use crate::inventory::{ObjectId, Snapshot};
 use crate::manifest::MemoryImage;
-use crate::name::{GuestName, GuestUuid, PointId};
+use crate::name::{GuestName, GuestUuid, PointId, Volume};
 use crate::ports::{Pause, Published};
 use crate::problem::{ProblemKind, ProblemNote};
 use crate::restore::{self, RestorePlan};
 
 /// What is to be done, decided in full.
-#[expect(clippy::large_enum_variant, reason = "there are a few plans in a process, not many")]
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "kebab-case")]
 pub enum Plan {
@@ -27,19 +28,29 @@ pub enum Plan {
 }
 
 impl Plan {
-    /// The operation's identity: the new point's id, or the restore's own.
+    /// The operation's identity.
     pub fn id(&self) -> &PointId {
         match self {
-            Self::Capture(plan) => &plan.point,
+            Self::Capture(plan) => &plan.id,
             Self::Restore(plan) => &plan.id,
         }
     }
 
-    /// The guest that it works on.
-    pub fn guest(&self) -> (&GuestName, &GuestUuid) {
+    /// The guests that it works on.
+    pub fn guests(&self) -> Vec<(&GuestName, &GuestUuid)> {
         match self {
-            Self::Capture(plan) => (&plan.guest, &plan.guest_uuid),
-            Self::Restore(plan) => (&plan.guest, &plan.guest_uuid),
+            Self::Capture(plan) => {
+                plan.members.iter().map(|it| (&it.guest, &it.guest_uuid)).collect()
+            }
+            Self::Restore(plan) => vec![(&plan.guest, &plan.guest_uuid)],
+        }
+    }
+
+    /// The volumes that it works on.
+    pub fn volumes(&self) -> Vec<Volume> {
+        match self {
+            Self::Capture(plan) => plan.volumes.clone(),
+            Self::Restore(plan) => plan.volumes(),
         }
     }
 }
@@ -61,21 +72,81 @@ pub enum Settle {
 #[serde(tag = "effect", rename_all = "kebab-case")]
 pub enum Effect {
     /// Make the home and the staging folder, with definition and firmware variables.
-    StagePoint,
+    StagePoint {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Keep a copy of the managed-save image as the point's memory.
-    KeepManagedSave,
+    KeepManagedSave {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Write out what is on its way to the volumes, while the guests still run, and see how long that
+    /// takes.
+    FlushVolumes,
+    /// Make the way ready on which RAM will stream out of QEMU while the guest runs on.
+    OpenStream {
+        /// The guest.
+        guest: GuestName,
+    },
     /// libvirt's external snapshot: RAM to the store, writes to overlays.
-    ExternalSnapshot,
+    ExternalSnapshot {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Have the agent freeze the file systems.
+    Freeze {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Suspend the guest.
-    Suspend,
+    Suspend {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Put overlays on the disks of the suspended guest, so that it can go on before the volumes are
+    /// snapshotted.
+    PutOverlays {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Snapshot the volumes.
     SnapshotVolumes,
+    /// Have QEMU begin to stream the RAM of the suspended guest, and wait for its first page: from
+    /// then on QEMU keeps each page for the stream before the guest changes it.
+    SaveMemory {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Let the guest run again.
-    Resume,
+    Resume {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Have the agent thaw the file systems.
+    Thaw {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Wait for the end of the stream, and judge whether it is of the instant of the snapshots.
+    ReceiveMemory {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Take back what streaming needed, and cancel the stream if it still runs.
+    CloseStream {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Abort our snapshot job, if it still runs.
-    AbortSnapshotJob,
+    AbortSnapshotJob {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Bring a disk back from its overlay to its base.
     SettleOverlay {
+        /// The guest.
+        guest: GuestName,
         /// The disk.
         target: String,
         /// How.
@@ -83,23 +154,36 @@ pub enum Effect {
     },
     /// Delete an overlay file that no definition names.
     RemoveOverlay {
+        /// The guest.
+        guest: GuestName,
         /// The disk.
         target: String,
     },
-    /// Make the memory image durable and hash it. Late, because it takes long and by now no overlay
-    /// is left to grow meanwhile.
-    SealMemory,
+    /// Make the memory image whole and durable. Late, because it takes long and by now no overlay is
+    /// left to grow meanwhile.
+    SealMemory {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Publish the point.
-    Publish,
-    /// Destroy the snapshots of a point that will not be published.
+    Publish {
+        /// The guest.
+        guest: GuestName,
+    },
+    /// Destroy the snapshots that no point will need.
     DestroySnapshots,
     /// Remove what was staged of a point that will not be published.
-    DiscardPoint,
+    DiscardPoint {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Copy a file of the point beside the one that it will replace.
     PrepareFile {
         /// The file's label in the plan.
         file: String,
     },
+    /// Write the point's memory out as a save image that libvirt can resume.
+    PrepareMemory,
     /// End the guest's QEMU.
     Stop,
     /// Put a prepared file in place.
@@ -125,28 +209,76 @@ pub enum Effect {
         /// The file's label in the plan.
         file: String,
     },
+    /// Remove that save image.
+    DropMemory,
+}
+
+impl Effect {
+    /// The guest of a capture that it concerns alone.
+    pub fn guest(&self) -> Option<&GuestName> {
+        match self {
+            Self::StagePoint { guest }
+            | Self::KeepManagedSave { guest }
+            | Self::OpenStream { guest }
+            | Self::ExternalSnapshot { guest }
+            | Self::Freeze { guest }
+            | Self::Suspend { guest }
+            | Self::PutOverlays { guest }
+            | Self::SaveMemory { guest }
+            | Self::Resume { guest }
+            | Self::Thaw { guest }
+            | Self::ReceiveMemory { guest }
+            | Self::CloseStream { guest }
+            | Self::AbortSnapshotJob { guest }
+            | Self::SettleOverlay { guest, .. }
+            | Self::RemoveOverlay { guest, .. }
+            | Self::SealMemory { guest }
+            | Self::Publish { guest }
+            | Self::DiscardPoint { guest } => Some(guest),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StagePoint => f.write_str("stage the point in the guest's home"),
-            Self::KeepManagedSave => f.write_str("keep the managed-save image"),
-            Self::ExternalSnapshot => f.write_str("dump RAM and put overlays in place"),
-            Self::Suspend => f.write_str("suspend the guest"),
-            Self::SnapshotVolumes => f.write_str("snapshot the volumes"),
-            Self::Resume => f.write_str("resume the guest"),
-            Self::AbortSnapshotJob => f.write_str("abort the snapshot job if it still runs"),
-            Self::SettleOverlay { target, how: Settle::Discard } => {
-                write!(f, "discard the overlay of {target}")
+            Self::StagePoint { guest } => write!(f, "stage the point in the home of {guest}"),
+            Self::KeepManagedSave { guest } => {
+                write!(f, "keep the managed-save image of {guest}")
             }
-            Self::SettleOverlay { target, .. } => write!(f, "commit the overlay of {target}"),
-            Self::RemoveOverlay { target } => write!(f, "remove the overlay file of {target}"),
-            Self::SealMemory => f.write_str("make the memory image durable"),
-            Self::Publish => f.write_str("publish the point"),
+            Self::FlushVolumes => f.write_str("write out what is on its way to the volumes"),
+            Self::OpenStream { guest } => write!(f, "open a stream for the RAM of {guest}"),
+            Self::ExternalSnapshot { guest } => {
+                write!(f, "dump the RAM of {guest} and put overlays in place")
+            }
+            Self::Freeze { guest } => write!(f, "freeze the file systems of {guest}"),
+            Self::Suspend { guest } => write!(f, "suspend {guest}"),
+            Self::PutOverlays { guest } => write!(f, "put overlays on the disks of {guest}"),
+            Self::SnapshotVolumes => f.write_str("snapshot the volumes"),
+            Self::SaveMemory { guest } => write!(f, "begin to save the RAM of {guest}"),
+            Self::Resume { guest } => write!(f, "resume {guest}"),
+            Self::Thaw { guest } => write!(f, "thaw the file systems of {guest}"),
+            Self::ReceiveMemory { guest } => write!(f, "receive the RAM of {guest}"),
+            Self::CloseStream { guest } => write!(f, "close the stream of {guest}"),
+            Self::AbortSnapshotJob { guest } => {
+                write!(f, "abort the snapshot job of {guest} if it still runs")
+            }
+            Self::SettleOverlay { guest, target, how: Settle::Discard } => {
+                write!(f, "discard the overlay of {target} of {guest}")
+            }
+            Self::SettleOverlay { guest, target, .. } => {
+                write!(f, "commit the overlay of {target} of {guest}")
+            }
+            Self::RemoveOverlay { guest, target } => {
+                write!(f, "remove the overlay file of {target} of {guest}")
+            }
+            Self::SealMemory { guest } => write!(f, "make the memory image of {guest} durable"),
+            Self::Publish { guest } => write!(f, "publish the point of {guest}"),
             Self::DestroySnapshots => f.write_str("destroy the unpublished snapshots"),
-            Self::DiscardPoint => f.write_str("remove the unpublished point"),
+            Self::DiscardPoint { guest } => write!(f, "remove the unpublished point of {guest}"),
             Self::PrepareFile { file } => write!(f, "copy {file} of the point beside its place"),
+            Self::PrepareMemory => f.write_str("write out the memory of the point"),
             Self::Stop => f.write_str("stop the guest"),
             Self::SwapFile { file } => write!(f, "put {file} in place"),
             Self::UnswapFile { file } => write!(f, "put the replaced {file} back"),
@@ -155,6 +287,7 @@ impl fmt::Display for Effect {
             Self::Start => f.write_str("start the guest"),
             Self::DropManagedSave => f.write_str("remove the outdated managed-save image"),
             Self::DropFile { file } => write!(f, "remove the spare copy of {file}"),
+            Self::DropMemory => f.write_str("remove the spare copy of the memory"),
         }
     }
 }
@@ -165,8 +298,25 @@ impl fmt::Display for Effect {
 pub enum Fact {
     /// Nothing beyond its being done.
     Done,
+    /// What was on its way to the volumes is written out.
+    Flushed {
+        /// How long that took.
+        took: Duration,
+    },
     /// The guest was paused for so long.
     Paused(Pause),
+    /// The file systems are thawed.
+    Thawed {
+        /// Whether they were frozen until now.
+        was_frozen: bool,
+    },
+    /// The guest's RAM has arrived.
+    Received {
+        /// How long the running guest waited for us.
+        stalled: Duration,
+        /// How long QEMU took to set the stream up, while the guest stood still.
+        setup: Duration,
+    },
     /// The memory image is durable.
     Sealed {
         /// The image.
@@ -238,24 +388,38 @@ pub enum Next {
     Finished(Outcome),
 }
 
+/// A step that failed, and the guest of a capture that it concerns alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The guest.
+    pub guest: Option<GuestName>,
+    /// The problem.
+    pub problem: ProblemNote,
+}
+
 /// How an operation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// A capture: the point is published.
-    Published(Published),
+    /// A capture: these points are published.
+    Captured {
+        /// What publishing each guest's did.
+        published: BTreeMap<GuestName, Published>,
+        /// Why the other guests have none.
+        failures: Vec<Failure>,
+    },
     /// A restore: the guest is as the point says.
     Restored,
     /// Nothing of it remains; the world is as before.
     Abandoned {
         /// Why, `None` where it was only interrupted.
-        problem: Option<ProblemNote>,
+        failure: Option<Failure>,
     },
     /// Something could not be put right; the journal keeps it for repair.
     Unsettled {
-        /// Each thing, its first problem first.
-        problems: Vec<ProblemNote>,
-        /// Whether a capture's point was published all the same.
-        published: Option<Published>,
+        /// Each failure, the first first.
+        failures: Vec<Failure>,
+        /// The points of a capture that were published all the same.
+        published: BTreeMap<GuestName, Published>,
     },
 }
 
@@ -293,15 +457,16 @@ impl<'a> History<'a> {
             .any(|record| matches!(record, Record::Begun { effect } if effect == wanted))
     }
 
-    /// Whether the effect may have changed something: begun by anyone, and not refused outright.
-    pub fn possibly_done(&self, wanted: &Effect) -> bool {
+    /// Whether the effect may have changed something: begun by anyone, and not failed in one of the
+    /// ways that come before anything is changed.
+    pub fn possibly_done(&self, wanted: &Effect, harmless: &[ProblemKind]) -> bool {
         let mut open = false;
         for record in self.records {
             match record {
                 Record::Begun { effect } if effect == wanted && open => return true,
                 Record::Begun { effect } if effect == wanted => open = true,
                 Record::Failed { effect, problem }
-                    if effect == wanted && problem.kind == ProblemKind::Refused =>
+                    if effect == wanted && harmless.contains(&problem.kind) =>
                 {
                     open = false;
                 }
@@ -337,12 +502,14 @@ impl<'a> History<'a> {
         }
     }
 
-    /// Each problem that the present process met, in order.
-    pub fn problems_now(&self) -> Vec<ProblemNote> {
+    /// Each failure that the present process met, in order.
+    pub fn failures_now(&self) -> Vec<Failure> {
         self.records[self.own..]
             .iter()
             .filter_map(|record| match record {
-                Record::Failed { problem, .. } => Some(problem.clone()),
+                Record::Failed { effect, problem } => {
+                    Some(Failure { guest: effect.guest().cloned(), problem: problem.clone() })
+                }
                 _ => None,
             })
             .collect()
@@ -362,7 +529,8 @@ mod tests {
 
     #[test]
     fn what_was_refused_was_not_done() {
-        let effect = Effect::SettleOverlay { target: "vda".into(), how: Settle::Commit };
+        let guest: GuestName = "w".parse().unwrap();
+        let effect = Effect::SettleOverlay { guest, target: "vda".into(), how: Settle::Commit };
         let begun = || Record::Begun { effect: effect.clone() };
         let failed = |kind| Record::Failed {
             effect: effect.clone(),
@@ -379,7 +547,8 @@ mod tests {
             (vec![begun(), failed(Refused), begun()], true),
             (vec![begun(), begun(), failed(Refused)], true),
         ] {
-            assert_eq!(History::of(&records).possibly_done(&effect), possibly, "{records:?}");
+            let found = History::of(&records).possibly_done(&effect, &[Refused]);
+            assert_eq!(found, possibly, "{records:?}");
         }
     }
 }

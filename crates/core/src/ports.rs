@@ -4,13 +4,15 @@
 //! Every verb is an *ensure*: it may be repeated after a crash, and finds its work done. Every
 //! wait is bounded by the limit that the caller gives or by the implementation's own.
 
+use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{Guest, Location, ObjectId, Session, Snapshot};
+use crate::inventory::{FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot};
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
 use crate::operation::{JournalEntry, Plan, Record};
@@ -38,6 +40,8 @@ pub struct World<'a> {
 pub struct Pause {
     /// The time between the two events.
     pub pause: Duration,
+    /// When the CPUs stopped, as the time since 1970.
+    pub stopped: Duration,
 }
 
 /// One disk of an external snapshot.
@@ -62,6 +66,17 @@ pub struct Commit<'a> {
     pub base: &'a Path,
     /// How long the commit may take until it is ready to pivot.
     pub limit: Duration,
+}
+
+/// The end that a guest's memory is read from. A read that would block for longer than a moment
+/// fails as [`std::io::ErrorKind::WouldBlock`], so that whoever reads can look up. Dropping it ends
+/// the stream, and lets a guest go that waits for its reader.
+pub struct MemoryStream(pub Box<dyn Read + Send>);
+
+impl fmt::Debug for MemoryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryStream")
+    }
 }
 
 /// libvirt and QEMU.
@@ -89,6 +104,16 @@ pub trait Hypervisor {
         limit: Duration,
     ) -> Answer<Pause>;
 
+    /// Puts an overlay on each disk that names one, of a guest of this session that is suspended by a
+    /// user's (our) request and stays so; no libvirt metadata. When it returns `Ok`, what lies below
+    /// the overlays stands still until they are committed. `Refused` where an overlay file exists.
+    fn put_overlays(
+        &self,
+        guest: &GuestUuid,
+        session: &Session,
+        disks: &[OverlayDisk<'_>],
+    ) -> Answer<()>;
+
     /// Aborts libvirt's snapshot job of the guest, if there is one, and awaits its end: afterwards
     /// no such job runs and the disk chains stand still. Another kind of job is left alone and is
     /// an error.
@@ -110,6 +135,25 @@ pub trait Hypervisor {
     /// Commits an overlay file of a guest that is shut off into its base.
     fn commit_offline(&self, overlay: &Path, base: &Path) -> Answer<()>;
 
+    /// Has QEMU make ready to stream the RAM of a running guest of this session while it runs on
+    /// (its capability `background-snapshot`), and answers with the end to read from. Nothing comes
+    /// before [`Hypervisor::begin_stream`]. `Lacking` where QEMU, the kernel or the security driver
+    /// do not allow it: then nothing is changed.
+    fn open_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<MemoryStream>;
+
+    /// Begins the stream that was opened, of a guest that stays suspended for its sake. The instant
+    /// of the RAM is that of the suspension; whether that held is known at the end.
+    fn begin_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()>;
+
+    /// Judges a stream whose end was read: `Ok` only where QEMU completed it, and where the guest
+    /// stood still from its one suspension until the stream began. Everything else is an error that
+    /// says what happened. Answers how long QEMU took to set the stream up.
+    fn check_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<Duration>;
+
+    /// Cancels a stream that still runs, and takes back what opening it changed. Fine where there
+    /// is none, and where the session has ended.
+    fn close_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()>;
+
     /// Suspends a running guest of this session; when it returns, QEMU has drained and flushed.
     fn suspend(&self, guest: &GuestUuid, session: &Session) -> Answer<()>;
 
@@ -117,6 +161,21 @@ pub trait Hypervisor {
     /// pause is left alone and is an error. Answers with the pause, as far as this process saw
     /// its STOP event.
     fn resume(&self, guest: &GuestUuid, session: &Session) -> Answer<Option<Pause>>;
+
+    /// Has the agent in a running guest of this session freeze the guest's file systems. Frozen
+    /// already is fine. `Lacking` where no agent is there or it gives no sign of life, `Refused` in
+    /// another session: then nothing was asked of it. After any other error it may freeze them all
+    /// the same, later.
+    fn freeze(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<()>;
+
+    /// Whether the agent says that the guest's file systems are frozen.
+    fn is_frozen(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<bool>;
+
+    /// Has the agent thaw the file systems of a guest of this session, and answers whether they were
+    /// frozen until now: if not, somebody else thawed them (Windows does after 10 s, and says "frozen"
+    /// until it is told to thaw). Thawed already is fine, and so is a session that has ended: its
+    /// frozen file systems ended with it.
+    fn thaw(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<bool>;
 
     /// Ends QEMU at once (`virsh destroy`) if this session still lives; a guest in another
     /// session is `Refused`; one that is shut off is fine.
@@ -143,9 +202,10 @@ pub trait Hypervisor {
 
 /// Volumes, their snapshots, and the image files on them.
 pub trait Storage {
-    /// Where an image lies. `NotFound` if it does not exist; `Lacking`, naming the file system,
-    /// if nothing under it can be snapshotted.
-    fn locate(&self, image: &Path) -> Answer<Location>;
+    /// Where each image lies, in their order, by as few looks at the storage as can be. `NotFound`
+    /// for one that does not exist; `Lacking`, naming the file system, if nothing under it can be
+    /// snapshotted, or if the volume that should hold it is not mounted.
+    fn locate(&self, images: &[PathBuf]) -> Vec<Answer<Location>>;
 
     /// Where a path leads when every link in it is followed; the last part need not exist.
     fn resolve(&self, path: &Path) -> Answer<PathBuf>;
@@ -153,27 +213,40 @@ pub trait Storage {
     /// Which object a path is, on any file system; `None` if there is none.
     fn object(&self, path: &Path) -> Answer<Option<ObjectId>>;
 
-    /// Read-only snapshots of all the volumes under one name, in the order of the volumes, durable
-    /// when it returns. A snapshot of that name which exists is `Refused`, and nothing is taken.
-    /// If one fails, those taken before are destroyed again.
-    fn snapshot(&self, volumes: &[Volume], name: &PointName) -> Answer<Vec<Snapshot>>;
+    /// Writes out what is on its way to these volumes, so that snapshots that follow soon take
+    /// little time, and says how long that took.
+    fn flush(&self, volumes: &[Volume]) -> Answer<Duration>;
 
-    /// The snapshots of a volume that are of our making.
-    fn snapshots(&self, volume: &Volume) -> Answer<Vec<Snapshot>>;
+    /// Read-only snapshots of all the volumes under one name, in the order of the volumes, durable
+    /// when it returns; those of one [`Location::group`] are of one instant. A snapshot of that
+    /// name which exists is `Refused`, and nothing is taken. If one fails, those taken before are
+    /// destroyed again. The owners are written on them where the storage can.
+    fn snapshot(
+        &self,
+        volumes: &[Volume],
+        name: &PointName,
+        owners: &[Owner],
+    ) -> Answer<Vec<Snapshot>>;
+
+    /// The snapshots that these volumes have and whose names a point could have, foreign ones
+    /// included where they lie among ours; by as few looks at the storage as can be. A volume that
+    /// is not there has none.
+    fn snapshots(&self, volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>>;
 
     /// Makes sure that a snapshot can still not be written to: `Refused`, naming it, if somebody
     /// made it writable, because then nothing tells what it holds.
     fn check_read_only(&self, snapshot: &Snapshot) -> Answer<()>;
 
-    /// Destroys a snapshot if one of that name *and* that identity exists; one of another identity
-    /// is `Refused`.
-    fn destroy(&self, snapshot: &Snapshot) -> Answer<()>;
+    /// Destroys these snapshots, each if one of that name *and* that identity exists; one of
+    /// another identity is `Refused`. One that fails does not keep the others: the answer is the
+    /// first problem.
+    fn destroy(&self, snapshots: &[Snapshot]) -> Answer<()>;
 
     /// Lays these files, readable by their owner only, into the folder `.vitrify` at the root of
-    /// a volume that is a file system, so that its snapshots carry them.
+    /// a volume, so that its snapshots carry them; one that is no file system is left as it is.
     fn annotate(&self, volume: &Volume, files: &[NamedFile]) -> Answer<()>;
 
-    /// Copies a file out of a snapshot to `beside` (which is replaced if it exists), sharing its
+    /// Copies a file out of a snapshot of a file system to `beside` (which is replaced if it exists), sharing its
     /// blocks where the storage can; durable, with the snapshot's mode and the owner of `like`
     /// where that exists.
     fn copy_from_snapshot(
@@ -186,6 +259,17 @@ pub trait Storage {
 
     /// The same from any file.
     fn copy_file(&self, source: &Path, beside: &Path, like: &Path) -> Answer<ObjectId>;
+
+    /// Makes a snapshot of a volume that is an image itself readable as a block device, and says
+    /// where. Kept under the name of `owner`, an operation, until [`Storage::conceal`].
+    /// `Refused` where the volume has another size by now.
+    fn expose(&self, snapshot: &Snapshot, owner: &PointId) -> Answer<PathBuf>;
+
+    /// Takes back what [`Storage::expose`] made, if it is there.
+    fn conceal(&self, snapshot: &Snapshot, owner: &PointId) -> Answer<()>;
+
+    /// Writes the blocks of one block device that differ into another of the same size; durable.
+    fn overwrite(&self, source: &Path, target: &Path) -> Answer<()>;
 
     /// Exchanges two files of one directory, or renames `beside` to `target` where `target` does
     /// not exist. Durable when it returns.
@@ -218,7 +302,7 @@ pub enum FileContent {
 pub struct StoreFacts {
     /// Where the store is.
     pub path: PathBuf,
-    /// `folder`, `btrfs`.
+    /// `btrfs`, `zfs`, `folder`.
     pub kind: &'static str,
     /// Why it may not hold memory images, where it may not.
     pub no_memory: Option<String>,
@@ -263,10 +347,34 @@ pub trait Homes {
     /// files in it.
     fn stage(&self, guest: &GuestUuid, point: &PointId, files: &[NamedFile]) -> Answer<()>;
 
+    /// Whether each of these files, which were staged for the point, still has the content that was
+    /// staged.
+    fn is_staged(&self, guest: &GuestUuid, point: &PointId, files: &[NamedFile]) -> Answer<bool>;
+
     /// Where the memory image of a staged point is to be written.
     fn staged_memory(&self, guest: &GuestUuid, point: &PointId) -> PathBuf;
 
-    /// Makes a staged memory image durable and says how long it is and what it hashes to.
+    /// Makes ready for the memory of a staged point, to go with this definition, and receives it
+    /// from now on, beside everything else. A store that hangs or is too slow does not hold up the
+    /// guest for longer than the limits: then the stream is dropped.
+    fn receive_memory(
+        &self,
+        guest: &GuestUuid,
+        point: &PointId,
+        definition: &str,
+        stream: MemoryStream,
+    ) -> Answer<()>;
+
+    /// Waits for the first page of RAM. An error where the stream ended before, or none came in
+    /// time.
+    fn await_first_page(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
+
+    /// Waits for the end of the stream and says how long the guest had to wait for its reader.
+    /// `TimedOut` where it was dropped because of that. What arrived need not lie in the store yet.
+    fn await_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<Duration>;
+
+    /// Makes a memory image whole and durable, in whatever way it was staged, and says how long it
+    /// is and what it hashes to. An error where a process that died had not received all of it.
     fn seal_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<MemoryImage>;
 
     /// Copies a save image into the staged point as its memory image.
@@ -285,6 +393,19 @@ pub trait Homes {
     /// A small text file of a point, by its name in the point's folder; `None` if it has none.
     fn read_text(&self, point: &FoundPoint, name: &str) -> Answer<Option<String>>;
 
+    /// Where an operation may put a save image of the guest for libvirt to read.
+    fn save_image(&self, guest: &GuestUuid, operation: &PointId) -> PathBuf;
+
+    /// Writes a point's memory out as a save image for libvirt; what lies there is replaced.
+    /// `Refused`, naming the file, where a single bit is not as the manifest says: then nothing is
+    /// left there.
+    fn write_save_image(
+        &self,
+        point: &FoundPoint,
+        target: &Path,
+        progress: &dyn Fn(Bytes),
+    ) -> Answer<()>;
+
     /// Reads a point's memory image and compares it with its manifest. `Refused`, naming the file,
     /// where they differ.
     fn check_memory(&self, point: &FoundPoint, progress: &dyn Fn(Bytes)) -> Answer<()>;
@@ -295,8 +416,8 @@ pub trait Journal {
     /// Opens an entry for an operation; its id is the operation's.
     fn open(&self, plan: &Plan) -> Answer<()>;
 
-    /// Adds a record to an open entry.
-    fn append(&self, plan: &Plan, record: &Record) -> Answer<()>;
+    /// Adds records to an open entry, in their order. When it returns they are durable.
+    fn append(&self, plan: &Plan, records: &[Record]) -> Answer<()>;
 
     /// Removes an entry: the operation is settled.
     fn close(&self, plan: &Plan) -> Answer<()>;

@@ -95,6 +95,14 @@ impl Problem {
         self
     }
 
+    /// The same with what went wrong when it was to be undone.
+    #[must_use]
+    pub fn and_afterwards(mut self, left: &Self) -> Self {
+        self.message.push_str("; and afterwards: ");
+        self.message.push_str(&left.chain());
+        self
+    }
+
     /// The sentence and its sources, joined by `: `.
     pub fn chain(&self) -> String {
         let mut text = self.message.clone();

@@ -2,30 +2,50 @@
 //!
 //! Every file is copied beside its place while the guest still runs; then the guest is stopped and
 //! the files change places. Before the stop an interrupted restore is undone, after it it is
-//! carried on; one that fails goes back, with the replaced files still there.
+//! carried on; one that fails goes back, with the replaced files still there. A disk that is a
+//! volume itself (a zvol) cannot change places: a snapshot keeps what it held, and the blocks that
+//! differ are written.
 
 mod plan;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::plan::{Facts, Request, RestoreError, plan};
 use crate::inventory::{Session, Snapshot};
-use crate::name::{GuestName, GuestUuid, PointId, Volume};
+use crate::name::{BadName, GuestName, GuestUuid, PointId, PointName, Volume};
 use crate::operation::{Effect, Fact, History, Next, Outcome};
 
 /// A file that a restore puts in place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreFile {
-    /// What it is to the guest: a disk's target, or `nvram`.
+    /// What it is to the guest: a disk's target, or a machine file's name.
     pub label: String,
-    /// Where it comes from.
-    pub source: FileSource,
     /// Where it goes.
     pub place: PathBuf,
-    /// Where it is prepared: beside its place, under a name of this operation.
-    pub beside: PathBuf,
+    /// How it gets there.
+    pub how: Replacement,
+}
+
+/// How a file gets to its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case")]
+pub enum Replacement {
+    /// It is prepared and then changes places with what lies there.
+    Exchange {
+        /// Where it comes from.
+        source: FileSource,
+        /// Where it is prepared: beside its place, under a name of this operation.
+        beside: PathBuf,
+    },
+    /// The place is a block device, a volume itself: the blocks that differ are written. What it
+    /// held is kept in a snapshot of this operation until the end.
+    Overwrite {
+        /// The snapshot of that volume.
+        snapshot: Snapshot,
+    },
 }
 
 /// Where a restored file comes from.
@@ -50,9 +70,9 @@ pub enum FileSource {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "mode", rename_all = "kebab-case")]
 pub enum StartMode {
-    /// From the point's memory image.
+    /// From the point's memory.
     Resume {
-        /// The image.
+        /// The save image that it is written out to.
         image: PathBuf,
     },
     /// By booting.
@@ -103,7 +123,9 @@ impl RestorePlan {
         let each = |step: fn(String) -> Effect| {
             self.files.iter().map(move |file| step(file.label.clone()))
         };
+        let resumes = matches!(self.start, StartMode::Resume { .. });
         let mut steps: Vec<_> = each(|file| Effect::PrepareFile { file }).collect();
+        steps.extend(resumes.then_some(Effect::PrepareMemory));
         steps.push(Effect::Stop);
         steps.extend(each(|file| Effect::SwapFile { file }));
         if self.definition.is_some() {
@@ -114,6 +136,7 @@ impl RestorePlan {
             steps.push(Effect::DropManagedSave);
         }
         steps.extend(each(|file| Effect::DropFile { file }));
+        steps.extend(resumes.then_some(Effect::DropMemory));
         steps
     }
 
@@ -124,11 +147,17 @@ impl RestorePlan {
 
     /// The volumes that its files come from.
     pub fn volumes(&self) -> Vec<Volume> {
-        let volume = |file: &RestoreFile| match &file.source {
-            FileSource::Snapshot { snapshot, .. } => Some(snapshot.volume.clone()),
-            FileSource::Point { .. } => None,
+        let volume = |file: &RestoreFile| match &file.how {
+            Replacement::Exchange { source: FileSource::Snapshot { snapshot, .. }, .. }
+            | Replacement::Overwrite { snapshot } => Some(snapshot.volume.clone()),
+            Replacement::Exchange { source: FileSource::Point { .. }, .. } => None,
         };
         self.files.iter().filter_map(volume).collect()
+    }
+
+    /// The name of the snapshots that keep what was overwritten.
+    pub fn kept_name(&self) -> Result<PointName, BadName> {
+        format!("vitrify-restore-{}", self.id).parse()
     }
 
     fn steps_back(&self, history: &History<'_>) -> Vec<Effect> {
@@ -146,6 +175,7 @@ impl RestorePlan {
                 steps.push(Effect::DropFile { file });
             }
         }
+        steps.extend(history.begun(&Effect::PrepareMemory).then_some(Effect::DropMemory));
         steps
     }
 }
@@ -168,10 +198,10 @@ pub fn next(plan: &RestorePlan, history: &History<'_>) -> Next {
         }
         return Next::Perform(step);
     }
-    let problems = history.problems_now();
+    let failures = history.failures_now();
     Next::Finished(match (back, is_over(plan, history, back)) {
-        (_, false) => Outcome::Unsettled { problems, published: None },
-        (true, true) => Outcome::Abandoned { problem: problems.into_iter().next() },
+        (_, false) => Outcome::Unsettled { failures, published: BTreeMap::new() },
+        (true, true) => Outcome::Abandoned { failure: failures.into_iter().next() },
         (false, true) => Outcome::Restored,
     })
 }
@@ -190,7 +220,7 @@ fn is_going_back(plan: &RestorePlan, history: &History<'_>) -> bool {
 }
 
 fn is_drop(step: &Effect) -> bool {
-    matches!(step, Effect::DropManagedSave | Effect::DropFile { .. })
+    matches!(step, Effect::DropManagedSave | Effect::DropFile { .. } | Effect::DropMemory)
 }
 
 /// The object that a file was prepared as, from the history.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 use vitrify_core::conformance::{Verdict, homes, hypervisor, journal, storage};
-use vitrify_core::fake::{Fake, capture_request};
+use vitrify_core::fake::{Fake, guest_request};
 use vitrify_core::inventory::GuestState;
 use vitrify_core::name::{GuestUuid, PointId, Volume};
 use vitrify_core::ports::{FoundPoint, Homes, Hypervisor, Journal, Storage};
@@ -13,6 +13,9 @@ use vitrify_core::ports::{FoundPoint, Homes, Hypervisor, Journal, Storage};
 fn main() -> ExitCode {
     let mut trials = Vec::new();
     for (name, check) in storage::rules() {
+        trials.push(trial("storage", name, move || check(&mut World::with_guest_off())));
+    }
+    for &(name, check) in storage::DEVICES {
         trials.push(trial("storage", name, move || check(&mut World::with_guest_off())));
     }
     for &(name, check) in homes::RULES {
@@ -42,16 +45,16 @@ impl World {
         Self { fake: Fake::with_guest(2), next: 0 }
     }
 
-    /// The guest is out of the way, and its disks are gone.
+    /// The guest is out of the way, and the files among its disks are gone.
     fn with_guest_off() -> Self {
-        let world = Self::new();
+        let world = Self { fake: Fake::with_disks(2, 1), next: 0 };
         world.fake.change_guest(|guest| {
             guest.state = GuestState::ShutOff;
             guest.session = None;
             guest.live.clear();
             guest.inactive.clear();
         });
-        for path in world.fake.files().keys() {
+        for path in world.fake.files().keys().filter(|path| path.ends_with("disk.img")) {
             let _ = world.fake.remove_file(path);
         }
         world
@@ -99,6 +102,19 @@ impl storage::Fixture for World {
     fn obstruct(&mut self, volume: &Volume) -> Verdict {
         self.fake.break_volume(volume);
         Ok(())
+    }
+
+    fn is_one_group(&self) -> bool {
+        false
+    }
+}
+
+impl storage::DeviceFixture for World {
+    fn device(&self) -> (Volume, PathBuf) {
+        match "/pool/w2".parse() {
+            Ok(volume) => (volume, "/pool/w2".into()),
+            Err(error) => unreachable!("{error}"),
+        }
     }
 }
 
@@ -150,7 +166,8 @@ impl hypervisor::Fixture for World {
     }
 
     fn memory(&mut self) -> Result<PathBuf, String> {
-        let (guest, point) = (self.fake.guest_uuid(), capture_request(self.number()).point);
+        let guest = self.fake.guest_uuid();
+        let point = guest_request(guest.clone(), self.number()).point;
         self.fake.stage(&guest, &point, &[]).map_err(|problem| problem.chain())?;
         Ok(self.fake.staged_memory(&guest, &point))
     }

@@ -6,52 +6,88 @@
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
-use vitrify_core::capture::Consistency;
-use vitrify_core::engine::{plan_capture, plan_restore, run, take_over};
-use vitrify_core::fake::{Fake, Fault, FaultKind, Nobody, capture_request, restore_request};
+use vitrify_core::capture::{Consistency, Engine};
+use vitrify_core::engine::{Observer, plan_capture, plan_restore, run, take_over};
+use vitrify_core::fake::{
+    Fake, FakeGuest, FakeStream, Fault, FaultKind, Nobody, capture_request, guest_request,
+    restore_request,
+};
 use vitrify_core::inventory::GuestState;
-use vitrify_core::operation::{Outcome, Plan, Settle};
+use vitrify_core::operation::{Effect, Fact, Outcome, Plan, Settle};
 use vitrify_core::ports::{Answer, Homes, Journal};
+use vitrify_core::problem::Problem;
 
 #[derive(Debug, Clone, Copy)]
 enum Scenario {
     CaptureMemory { disks: usize },
+    CaptureOverlay { disks: usize },
+    CaptureSlow { disks: usize },
     CaptureSuspended,
     CaptureOff,
     CaptureManagedSave,
+    CaptureFrozen,
+    CaptureSet,
+    CaptureMemorySet,
+    CaptureSlowSet,
     RestoreMemory { disks: usize },
     RestoreCold,
+    RestoreDevice,
     RestoreChangedDefinition,
 }
 
 impl Scenario {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 18] = [
         Self::CaptureMemory { disks: 1 },
         Self::CaptureMemory { disks: 2 },
+        Self::CaptureOverlay { disks: 1 },
+        Self::CaptureOverlay { disks: 2 },
+        Self::CaptureSlow { disks: 1 },
+        Self::CaptureSlow { disks: 2 },
         Self::CaptureSuspended,
         Self::CaptureOff,
         Self::CaptureManagedSave,
+        Self::CaptureFrozen,
+        Self::CaptureSet,
+        Self::CaptureMemorySet,
+        Self::CaptureSlowSet,
         Self::RestoreMemory { disks: 1 },
         Self::RestoreMemory { disks: 2 },
         Self::RestoreCold,
+        Self::RestoreDevice,
         Self::RestoreChangedDefinition,
     ];
 
     fn is_restore(self) -> bool {
-        matches!(
+        !matches!(
             self,
-            Self::RestoreMemory { .. } | Self::RestoreCold | Self::RestoreChangedDefinition
+            Self::CaptureMemory { .. }
+                | Self::CaptureOverlay { .. }
+                | Self::CaptureSlow { .. }
+                | Self::CaptureSuspended
+                | Self::CaptureOff
+                | Self::CaptureManagedSave
+                | Self::CaptureFrozen
+                | Self::CaptureSet
+                | Self::CaptureMemorySet
+                | Self::CaptureSlowSet
         )
     }
 
     /// A world before the operation, without faults yet.
     fn set_up(self) -> (Fake, Plan) {
         let disks = match self {
-            Self::CaptureMemory { disks } | Self::RestoreMemory { disks } => disks,
+            Self::CaptureMemory { disks }
+            | Self::CaptureOverlay { disks }
+            | Self::CaptureSlow { disks }
+            | Self::RestoreMemory { disks } => disks,
             _ => 2,
         };
-        let fake = Fake::with_guest(disks);
+        let fake = match self {
+            Self::RestoreDevice => Fake::with_disks(1, 1),
+            _ => Fake::with_guest(disks),
+        };
         let shut_off = matches!(self, Self::CaptureOff | Self::CaptureManagedSave);
         fake.change_guest(|guest| {
             if shut_off {
@@ -64,15 +100,31 @@ impl Scenario {
             }
         });
         let mut request = capture_request(1);
-        if matches!(self, Self::CaptureSuspended) {
-            request.consistency = Some(Consistency::Crash);
+        request.guests[0].consistency = match self {
+            Self::CaptureSuspended => Some(Consistency::Crash),
+            Self::CaptureFrozen => Some(Consistency::Frozen),
+            _ => None,
+        };
+        fake.change_guest(|guest| guest.agent = matches!(self, Self::CaptureFrozen));
+        if matches!(self, Self::CaptureOverlay { .. }) {
+            request.guests[0].engine = Some(Engine::Overlay);
         }
-        let plan = plan_capture(&fake.world(), &request, &fake.guest_uuid()).unwrap();
+        if matches!(self, Self::CaptureSlow { .. } | Self::CaptureSlowSet) {
+            fake.slow_down(Duration::from_secs(1));
+        }
+        if matches!(self, Self::CaptureSet | Self::CaptureMemorySet | Self::CaptureSlowSet) {
+            let mut neighbour = guest_request(fake.add_neighbour(), 2);
+            if matches!(self, Self::CaptureSet) {
+                neighbour.consistency = Some(Consistency::Crash);
+            }
+            request.guests.push(neighbour);
+        }
+        let plan = plan_capture(&fake.world(), &request).unwrap().plan.unwrap();
         if !self.is_restore() {
             return (fake, Plan::Capture(plan));
         }
         let captured = run(&fake.world(), Plan::Capture(plan), &Nobody);
-        assert!(matches!(captured, Ok(Outcome::Published(_))));
+        assert!(matches!(captured, Ok(Outcome::Captured { .. })));
         if matches!(self, Self::RestoreChangedDefinition) {
             fake.put_file(Path::new("/pool/w0/moved.img"), 5);
             fake.change_guest(|guest| {
@@ -113,33 +165,46 @@ fn repair(fake: &Fake, settle: Settle) -> Answer<()> {
 
 fn check(fake: &Fake, scenario: Scenario, before: &Fake) -> Result<(), String> {
     let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-    let (guest, was) = (fake.guest(), before.guest());
-    let lost_power = guest.state == GuestState::ShutOff;
-
     ensure(fake.entries().unwrap().is_empty(), "a journal entry is left")?;
-    for path in guest.live.values().chain(guest.inactive.values()) {
-        ensure(path.starts_with("/pool"), "the guest is on an overlay")?;
-    }
     for path in fake.files().keys() {
         let known = path.starts_with("/pool") && !path.to_string_lossy().contains(".vitrify-");
         ensure(known, &format!("{} is left", path.display()))?;
     }
+    ensure(fake.save_images().is_empty(), "a save image is left")?;
+    for (guest, was) in fake.all_guests().iter().zip(before.all_guests()) {
+        check_guest(fake, scenario, guest, &was)
+            .map_err(|what| format!("guest {}: {what}", guest.name))?;
+    }
+    check_points(fake)
+}
+
+fn check_guest(
+    fake: &Fake,
+    scenario: Scenario,
+    guest: &FakeGuest,
+    was: &FakeGuest,
+) -> Result<(), String> {
+    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+    let lost_power = guest.state == GuestState::ShutOff;
+    for path in guest.live.values().chain(guest.inactive.values()) {
+        ensure(path.starts_with("/pool"), "it is on an overlay")?;
+    }
+    ensure(!guest.frozen, "it is frozen")?;
+    ensure(guest.stream.is_none(), "a stream of its RAM is open")?;
     ensure(
         guest.state == was.state || lost_power || guest.state == GuestState::Running,
-        &format!("the guest is {:?}", guest.state),
+        &format!("it is {:?}", guest.state),
     )?;
     if !scenario.is_restore() && !lost_power {
-        ensure(guest.session == was.session, "the guest was restarted")?;
+        ensure(guest.session == was.session, "it was restarted")?;
     }
-    check_points(fake)?;
-
     // Whatever was restored was restored whole: the guest could start from its disks.
     let files = fake.files();
     let mut contents: Vec<u64> =
         guest.inactive.values().filter_map(|path| files.get(path)).map(|it| it.content).collect();
     contents.dedup();
     let moved = guest.inactive.values().any(|path| path.ends_with("moved.img"));
-    ensure(contents.len() == 1 || moved, &format!("the disks are torn: {contents:?}"))
+    ensure(contents.len() == 1 || moved, &format!("its disks are torn: {contents:?}"))
 }
 
 fn check_points(fake: &Fake) -> Result<(), String> {
@@ -148,12 +213,13 @@ fn check_points(fake: &Fake) -> Result<(), String> {
     for point in fake.all_points() {
         let manifest = point.manifest.as_ref().ok_or("an unpublished point is left")?;
         let mut contents: Vec<u64> = Vec::new();
-        for volume in &manifest.volumes {
-            bound.insert(volume.id.clone());
-            let found = snapshots.iter().find(|(it, _)| it == volume);
-            let (_, files) = found.ok_or("a published point has lost a snapshot")?;
-            let disks = files.iter().filter(|(path, _)| path.ends_with("disk.img"));
-            contents.extend(disks.map(|(_, content)| content));
+        bound.extend(manifest.volumes.iter().map(|volume| volume.id.clone()));
+        for disk in &manifest.disks {
+            let volume = manifest.snapshot_of(disk).ok_or("a disk's snapshot is not bound")?;
+            let found = snapshots.iter().find(|it| it.snapshot == *volume);
+            let files = &found.ok_or("a published point has lost a snapshot")?.files;
+            let inside = disk.path_in_volume.clone().unwrap_or_default();
+            contents.push(*files.get(&inside).ok_or("a snapshot does not hold its disk")?);
         }
         contents.dedup();
         if contents.len() != 1 {
@@ -164,8 +230,8 @@ fn check_points(fake: &Fake) -> Result<(), String> {
             return Err("memory and disks of a published point differ".into());
         }
     }
-    match snapshots.iter().find(|(it, _)| !bound.contains(&it.id)) {
-        Some((snapshot, _)) => Err(format!("snapshot {} is left", snapshot.id)),
+    match snapshots.iter().find(|it| !bound.contains(&it.snapshot.id)) {
+        Some(it) => Err(format!("snapshot {} is left", it.snapshot.name)),
         None => Ok(()),
     }
 }
@@ -224,12 +290,108 @@ fn undisturbed_operations_do_what_they_say() {
         let (fake, plan) = scenario.set_up();
         let outcome = run(&fake.world(), plan, &Nobody).unwrap();
         match outcome {
-            Outcome::Published(_) => assert!(!scenario.is_restore()),
+            Outcome::Captured { failures, .. } => {
+                assert!(
+                    !scenario.is_restore() && failures.is_empty(),
+                    "{scenario:?}: {failures:?}"
+                );
+            }
             Outcome::Restored => {
                 assert!(scenario.is_restore());
                 assert_eq!(fake.guest().state, GuestState::Running, "{scenario:?}");
             }
             other => panic!("{scenario:?}: {other:?}"),
         }
+    }
+}
+
+/// Somebody else's hand, at one moment of an operation.
+struct Hand<'a> {
+    fake: &'a Fake,
+    before: fn(&Effect) -> bool,
+    does: fn(&mut FakeGuest),
+}
+
+impl Observer for Hand<'_> {
+    fn begins(&self, effect: &Effect) {
+        if (self.before)(effect) {
+            self.fake.change_guest(self.does);
+        }
+    }
+
+    fn ended(&self, _: &Effect, _: &Result<Fact, Problem>) {}
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_stream_that_is_somebody_elses_is_left_alone() {
+    let (fake, plan) = Scenario::CaptureMemory { disks: 1 }.set_up();
+    let theirs = Some(FakeStream::Begun { ram: 7, whole: true });
+    fake.change_guest(|guest| guest.stream = theirs);
+    let outcome = run(&fake.world(), plan, &Nobody).unwrap();
+    assert!(matches!(outcome, Outcome::Abandoned { failure: Some(_) }), "{outcome:?}");
+    assert_eq!(fake.guest().stream, theirs);
+}
+
+/// Columns: the scenario, before which step somebody else does what, what the failure says.
+#[test]
+fn what_others_do_meanwhile_spoils_the_point() {
+    type Row = (Scenario, fn(&Effect) -> bool, fn(&mut FakeGuest), &'static str);
+    let rows: [Row; 6] = [
+        (
+            Scenario::CaptureFrozen,
+            |it| matches!(it, Effect::Thaw { .. }),
+            |guest| guest.frozen = false,
+            "thawed by somebody else",
+        ),
+        (
+            Scenario::CaptureFrozen,
+            |it| matches!(it, Effect::SnapshotVolumes),
+            |guest| guest.frozen = false,
+            "were thawed while",
+        ),
+        (
+            Scenario::CaptureMemory { disks: 2 },
+            |it| matches!(it, Effect::SaveMemory { .. }),
+            |guest| guest.resumes += 1,
+            "somebody else resumed",
+        ),
+        (
+            Scenario::CaptureMemory { disks: 1 },
+            |it| matches!(it, Effect::SnapshotVolumes),
+            |guest| {
+                guest.state = GuestState::Running;
+                guest.resumes += 1;
+            },
+            "somebody else resumed",
+        ),
+        (
+            Scenario::CaptureSlow { disks: 1 },
+            |it| matches!(it, Effect::PutOverlays { .. }),
+            |guest| guest.state = GuestState::Running,
+            "is not suspended",
+        ),
+        (
+            Scenario::CaptureSlow { disks: 2 },
+            |it| matches!(it, Effect::SaveMemory { .. }),
+            |guest| guest.resumes += 1,
+            "somebody else resumed",
+        ),
+    ];
+    for (scenario, before, does, wanted) in rows {
+        let (fake, plan) = scenario.set_up();
+        let start = fake.clone();
+        let hand = Hand { fake: &fake, before, does };
+        match run(&fake.world(), plan, &hand).unwrap() {
+            Outcome::Abandoned { failure: Some(failure) } => {
+                let message = &failure.problem.message;
+                assert!(message.contains(wanted), "{scenario:?}: {message}");
+            }
+            other => panic!("{scenario:?}: {other:?}"),
+        }
+        check(&fake, scenario, &start).unwrap();
     }
 }

@@ -4,7 +4,9 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -24,7 +26,35 @@ const GRACE: Duration = Duration::from_secs(5);
 const TOLD_LINES: usize = 5;
 
 /// Which Debian package brings a program that we start.
-const PACKAGES: [(&str, &str); 2] = [("btrfs", "btrfs-progs"), ("qemu-img", "qemu-utils")];
+const PACKAGES: [(&str, &str); 5] = [
+    ("btrfs", "btrfs-progs"),
+    ("qemu-img", "qemu-utils"),
+    ("zfs", "zfsutils-linux"),
+    ("zpool", "zfsutils-linux"),
+    ("apparmor_parser", "apparmor"),
+];
+
+/// Starts a program that goes on beside us and may outlive us, with this as its standard input;
+/// `scoped`, in a scope of systemd's of its own, so that it is not stopped with our service.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn leave_running(
+    program: &Path,
+    args: &[&str],
+    stdin: OwnedFd,
+    scoped: bool,
+) -> io::Result<()> {
+    let mut command = match scoped {
+        true => {
+            let mut command = std::process::Command::new("systemd-run");
+            command.args(["--scope", "--quiet", "--collect", "--"]).arg(program);
+            command
+        }
+        false => std::process::Command::new(program),
+    };
+    command.args(args).stdin(stdin).stdout(Stdio::null()).spawn().map(drop)
+}
 
 /// A program with its arguments, to be started by [`Command::run`].
 #[derive(Debug, Clone)]
@@ -39,6 +69,17 @@ pub struct Command {
 pub struct Output {
     /// The bytes.
     pub stdout: Vec<u8>,
+}
+
+/// How a program ended that may fail in a way that its caller understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ended {
+    /// Whether it ended with success.
+    pub(crate) success: bool,
+    /// What it wrote to its standard output.
+    pub(crate) output: Output,
+    /// What it wrote to its standard error.
+    pub(crate) complaints: String,
 }
 
 impl Output {
@@ -83,19 +124,28 @@ impl Command {
     /// whole group) at the limit, `Failed` with the last lines of its standard error where it ended
     /// otherwise than with success. A killed program that hangs in the kernel is left behind.
     pub fn run(&self) -> Answer<Output> {
+        let (status, output, err) = self.finish()?;
+        if status.success() { Ok(output) } else { Err(self.failure(status, &err)) }
+    }
+
+    /// The same, but a program that ends without success is an answer, not an error.
+    pub(crate) fn end(&self) -> Answer<Ended> {
+        let (status, output, err) = self.finish()?;
+        let complaints = String::from_utf8_lossy(&err).into_owned();
+        Ok(Ended { success: status.success(), output, complaints })
+    }
+
+    fn finish(&self) -> Answer<(ExitStatus, Output, Vec<u8>)> {
         let deadline = Instant::now() + self.limit;
         let mut child = self.spawn()?;
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
         let status = self.wait(child, deadline)?;
-        let (out, err) = (received(stdout), received(stderr));
-        if !status.success() {
-            return Err(self.failure(status, &err));
-        }
-        if out.len() as u64 > OUTPUT_BOUND {
+        let (stdout, err) = (received(stdout), received(stderr));
+        if status.success() && stdout.len() as u64 > OUTPUT_BOUND {
             return Err(Problem::failed(format!("'{self}' wrote more than 16 MiB")));
         }
-        Ok(Output { stdout: out })
+        Ok((status, Output { stdout }, err))
     }
 
     fn spawn(&self) -> Answer<Child> {

@@ -7,11 +7,15 @@ pub(crate) mod copy;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, statfs};
 use vitrify_core::name::Bytes;
 use vitrify_core::ports::{Answer, FileContent, NamedFile};
 use vitrify_core::problem::Problem;
+
+/// The folder at a volume's root where administrators find definitions.
+const ANNOTATIONS: &str = ".vitrify";
 
 /// Turns an I/O error into a problem: `what` was attempted on `path`.
 pub(crate) fn at<E: Into<io::Error>>(what: &str, path: &Path) -> impl FnOnce(E) -> Problem {
@@ -101,6 +105,36 @@ pub(crate) fn lay(folder: &Path, file: &NamedFile) -> Answer<()> {
         }
     }
     fs::rename(&beside, &place).map_err(at("cannot put in place", &place))
+}
+
+/// Opens a file of a snapshot whose root is at `root`. A symbolic link in it, which the guest's owner
+/// may have laid, leads nowhere.
+pub(crate) fn open_below(root: &Path, path: &Path) -> Answer<File> {
+    let shown = root.join(path);
+    if !path.components().all(|part| matches!(part, Component::Normal(_))) {
+        return Err(Problem::refused(format!("{} is not a path below a volume", path.display())));
+    }
+    let folder = File::open(root).map_err(at("cannot open", root))?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let file =
+        openat2(folder, path, flags, Mode::empty(), resolve).map_err(at("cannot open", &shown))?;
+    Ok(File::from(file))
+}
+
+/// Lays the files that administrators look for into the folder `.vitrify` at a volume's root.
+pub(crate) fn annotate(root: &Path, files: &[NamedFile]) -> Answer<()> {
+    let folder = root.join(ANNOTATIONS);
+    ensure_folder(&folder)?;
+    files.iter().try_for_each(|file| lay(&folder, file))?;
+    sync_folder(&folder)
+}
+
+/// Whether an existing path lies on a file system with this `f_type`.
+pub(crate) fn is_of_kind(path: &Path, magic: u32) -> Answer<bool> {
+    let found = statfs(path).map_err(at("cannot look at", path))?;
+    // The field's width and sign differ between machines, its 32 bits do not.
+    Ok(found.f_type as u32 == magic)
 }
 
 /// A new file, mode 0600.

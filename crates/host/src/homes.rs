@@ -1,37 +1,78 @@
 //! The homes: `<store>/<guest uuid>/`, with every point's files in `points/<id>/`.
 //!
-//! A home is a subvolume where the store lies on a Btrfs, else a folder. In a folder, a memory image
-//! is `points/<id>/memory.save`. In a subvolume it is `memory/<id>.save` just while the home is
-//! snapshotted as `<store>/.vitrify/<guest uuid>/<id>`; from then on it lies in that snapshot only,
-//! so that deleting the snapshot frees exactly it. Starts the program `btrfs`.
+//! A home is a dataset or a subvolume of its own where the store can have such, else a folder. As a
+//! dataset or a subvolume it has one memory image by pages, in `memory/`, which each capture
+//! rewrites where RAM changed, and is snapshotted with each point: as `<dataset>@<id>`, or as
+//! `<store>/.vitrify/<guest uuid>/<id>`. In a folder each point has its own image: by pages, its
+//! blocks shared with the one before, where the file system can do that (XFS), else compressed as a
+//! whole. Starts the programs `zfs` and `btrfs`.
 
+mod ground;
 mod home;
-mod image;
 mod store;
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use vitrify_core::manifest::{Manifest, MemoryImage};
 use vitrify_core::name::{Bytes, GuestUuid, PointId};
-use vitrify_core::ports::{Answer, FoundPoint, Homes, NamedFile, Published, StoreFacts};
+use vitrify_core::ports::{
+    Answer, FoundPoint, Homes, MemoryStream, NamedFile, Published, StoreFacts,
+};
 use vitrify_core::problem::Problem;
+use vitrify_core::save_image::Header;
 
 use self::home::Home;
 pub use self::store::{Reserve, StoreConfig};
 use crate::files::copy::copy;
 use crate::files::{at, is_absence, names};
+use crate::memory::{self, Form, Ingest, Limits, Spool};
 
-/// The memory store. Holds no state but where it is and how much of it may be used.
-#[derive(Debug, Clone)]
+/// A running guest that would have to wait for its memory's reader for this long is let go.
+const STALL_LIMIT: Duration = Duration::from_secs(1);
+/// The same for all its waits together: a memory image is not worth a guest that stands still.
+const STALL_BUDGET: Duration = Duration::from_secs(5);
+/// How long the first page of RAM may take: QEMU sets up 9 GiB in half a second. The guest stands
+/// still meanwhile.
+const FIRST_PAGE_LIMIT: Duration = Duration::from_secs(8);
+
+/// The memory store.
+#[derive(Debug)]
 pub struct Store {
     config: StoreConfig,
+    /// Whether somebody wants the work to be given up.
+    cancelled: Arc<AtomicBool>,
+    /// What this process receives at the moment.
+    receiving: Mutex<HashMap<PointId, Ingest>>,
 }
 
 impl Store {
-    /// The store that this configuration describes. Nothing is touched yet.
-    pub fn new(config: StoreConfig) -> Self {
-        Self { config }
+    /// The store that this configuration describes. Nothing is touched yet. While `cancelled` is
+    /// set, memory that is being received is given up.
+    pub fn new(config: StoreConfig, cancelled: Arc<AtomicBool>) -> Self {
+        Self { config, cancelled, receiving: Mutex::default() }
+    }
+
+    fn receiving(&self) -> MutexGuard<'_, HashMap<PointId, Ingest>> {
+        self.receiving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this process receives for a point, out of the list while something is done with it.
+    fn with_ingest<T>(
+        &self,
+        point: &PointId,
+        work: impl FnOnce(&Ingest) -> Answer<T>,
+    ) -> Answer<T> {
+        let ingest = self.receiving().remove(point);
+        let ingest = ingest
+            .ok_or_else(|| Problem::failed(format!("nothing is received for point {point}")))?;
+        let done = work(&ingest)?;
+        self.receiving().insert(point.clone(), ingest);
+        Ok(done)
     }
 
     /// Where the store is.
@@ -56,12 +97,44 @@ impl Homes for Store {
         home.stage(point, files)
     }
 
+    fn is_staged(&self, guest: &GuestUuid, point: &PointId, files: &[NamedFile]) -> Answer<bool> {
+        self.home(guest).is_staged(point, files)
+    }
+
     fn staged_memory(&self, guest: &GuestUuid, point: &PointId) -> PathBuf {
-        self.home(guest).staged_memory(point)
+        self.home(guest).dump(point)
+    }
+
+    fn receive_memory(
+        &self,
+        guest: &GuestUuid,
+        point: &PointId,
+        definition: &str,
+        stream: MemoryStream,
+    ) -> Answer<()> {
+        let form = self.home(guest).make_form(point)?;
+        let spool = self.config.spool.as_deref().map(Spool::of);
+        let limits =
+            Limits { stall: STALL_LIMIT, stall_budget: STALL_BUDGET, spool: spool.transpose()? };
+        let header = Header { xml: definition.to_owned(), cookie: None, running: true };
+        let ingest = Ingest::start(&form, header, point, stream, limits)?;
+        self.receiving().insert(point.clone(), ingest);
+        Ok(())
+    }
+
+    fn await_first_page(&self, _: &GuestUuid, point: &PointId) -> Answer<()> {
+        self.with_ingest(point, |it| it.await_first_page(FIRST_PAGE_LIMIT))
+    }
+
+    fn await_memory(&self, _: &GuestUuid, point: &PointId) -> Answer<Duration> {
+        let gave_up = || self.cancelled.load(Ordering::Relaxed);
+        self.with_ingest(point, |it| it.await_end(&gave_up)).map(|it| it.stalled)
     }
 
     fn seal_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<MemoryImage> {
-        image::seal(&self.staged_memory(guest, point))
+        let ingest = self.receiving().remove(point);
+        ingest.map_or(Ok(()), |it| it.complete())?;
+        self.home(guest).seal(point)
     }
 
     fn stage_memory_copy(&self, guest: &GuestUuid, point: &PointId, image: &Path) -> Answer<()> {
@@ -76,6 +149,7 @@ impl Homes for Store {
     }
 
     fn discard(&self, guest: &GuestUuid, point: &PointId) -> Answer<()> {
+        drop(self.receiving().remove(point));
         self.home(guest).discard(point)
     }
 
@@ -101,19 +175,42 @@ impl Homes for Store {
         }
     }
 
+    fn save_image(&self, guest: &GuestUuid, operation: &PointId) -> PathBuf {
+        self.home(guest).save_image(operation)
+    }
+
+    fn write_save_image(
+        &self,
+        point: &FoundPoint,
+        target: &Path,
+        progress: &dyn Fn(Bytes),
+    ) -> Answer<()> {
+        match image_of(point)? {
+            Some((form, wanted)) => memory::write_save_image(&form, wanted, target, progress),
+            None => Err(Problem::not_found(format!("point {} has no memory image", point.id))),
+        }
+    }
+
     /// `progress` is told how many bytes have been read so far.
     fn check_memory(&self, point: &FoundPoint, progress: &dyn Fn(Bytes)) -> Answer<()> {
-        let Ok(manifest) = &point.manifest else {
-            let folder = point.folder.display();
-            return Err(Problem::refused(format!("the manifest in {folder} cannot be believed")));
-        };
-        let Some(wanted) = &manifest.memory else { return Ok(()) };
-        let Some(path) = &point.memory else {
-            let message =
-                format!("the memory image of the point in {} is gone", point.folder.display());
-            return Err(Problem::refused(message));
-        };
-        image::check(path, wanted, progress)
+        match image_of(point)? {
+            Some((form, wanted)) => memory::verify(&form, wanted, progress),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where a point's memory image lies, and what it must be.
+fn image_of(point: &FoundPoint) -> Answer<Option<(Form, &MemoryImage)>> {
+    let folder = point.folder.display();
+    let Ok(manifest) = &point.manifest else {
+        return Err(Problem::refused(format!("the manifest in {folder} cannot be believed")));
+    };
+    let Some(wanted) = &manifest.memory else { return Ok(None) };
+    match &point.memory {
+        Some(path) => Ok(Some((home::form_at(path), wanted))),
+        None => Err(Problem::refused(format!("the memory image of the point in {folder} is gone"))
+            .hint("the disks of the point can still be restored with --cold")),
     }
 }
 

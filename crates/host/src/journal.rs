@@ -140,7 +140,7 @@ impl Journal for FileJournal {
         Ok(())
     }
 
-    fn append(&self, plan: &Plan, record: &Record) -> Answer<()> {
+    fn append(&self, plan: &Plan, records: &[Record]) -> Answer<()> {
         let path = self.path(plan.id());
         let mut tails = self.tails();
         // Taken out: after a failure the next record looks at what reached the disk.
@@ -148,12 +148,13 @@ impl Journal for FileJournal {
             Some(tail) => tail,
             None => self.tail(&path)?,
         };
-        let text = line(tail.lines, record).map_err(at("cannot write", &path))?;
+        let lines = (tail.lines..).zip(records).map(|(number, record)| line(number, record));
+        let text: String = lines.collect::<Result<_, _>>().map_err(at("cannot write", &path))?;
         tail.file
             .write_all(text.as_bytes())
             .and_then(|()| tail.file.sync_data())
             .map_err(at("cannot write", &path))?;
-        tail.lines += 1;
+        tail.lines += records.len() as u64;
         tails.insert(plan.id().clone(), tail);
         Ok(())
     }

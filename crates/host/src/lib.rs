@@ -1,14 +1,22 @@
 //! What Vitrify does on a real host: the ports of `vitrify-core`, implemented with libvirt, Btrfs,
-//! and plain files.
+//! ZFS and plain files.
 //!
 //! Every module names what it may touch. Programs are started in [`command`] only.
 
-pub mod btrfs;
+mod blocks;
+mod btrfs;
 pub mod clock;
 pub mod command;
 mod files;
+pub mod guard;
 pub mod homes;
 pub mod journal;
 pub mod libvirt;
 pub mod locks;
+mod memory;
 mod mounts;
+pub mod self_test;
+pub mod storage;
+pub mod userfault;
+pub mod witness;
+mod zfs;

@@ -1,13 +1,17 @@
 //! libvirt and QEMU: the port [`Hypervisor`] on a real host. It speaks to the daemon through its
 //! library, hears of its events, and runs `qemu-img` for guests that are shut off.
 
+mod agent;
+mod apparmor;
 mod commit;
 mod error;
 mod events;
 mod guests;
 mod offline;
 mod power;
+mod self_test;
 mod snapshot;
+mod stream;
 mod sys;
 
 use std::path::{Path, PathBuf};
@@ -19,11 +23,14 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use vitrify_core::inventory::{Guest, Session};
 use vitrify_core::name::{GuestName, GuestUuid};
-use vitrify_core::ports::{Answer, Commit, Hypervisor, OverlayDisk, Pause};
+use vitrify_core::ports::{Answer, Commit, Hypervisor, MemoryStream, OverlayDisk, Pause};
 use vitrify_core::problem::{Problem, ProblemKind};
+
+use crate::guard::{Guard, Hold};
 
 use self::error::{is_no_domain, problem};
 use self::events::EventLog;
+use self::stream::Streams;
 use self::sys::Subscriptions;
 
 /// The daemon is asked for a sign of life every so many seconds while it is silent …
@@ -38,6 +45,8 @@ pub struct Libvirt {
     /// state that must be put right.
     cancelled: Arc<AtomicBool>,
     log: Arc<EventLog>,
+    streams: Streams,
+    guard: Option<Guard>,
     link: Mutex<Link>,
 }
 
@@ -61,7 +70,56 @@ impl Libvirt {
         })?;
         let log = Arc::new(EventLog::default());
         let link = Mutex::new(Link::open(uri, &log)?);
-        Ok(Self { uri: uri.to_owned(), cancelled, log, link })
+        let (uri, streams) = (uri.to_owned(), Streams::default());
+        Ok(Self { uri, cancelled, log, streams, guard: None, link })
+    }
+
+    /// The same, and from now on no guest is held without a guard: `program guard`, which is to call
+    /// [`crate::guard::serve`]. It lets a guest go that is held for far longer than the pause limit.
+    #[must_use]
+    pub fn guarded(mut self, program: PathBuf, pause_limit: Duration) -> Self {
+        self.guard = Some(Guard::new(program, &self.uri, pause_limit));
+        self
+    }
+
+    /// Has the guard let the guest go if we die or the limit passes.
+    fn arm(
+        &self,
+        guest: &GuestUuid,
+        session: &Session,
+        hold: Hold,
+        limit: Option<Duration>,
+    ) -> Answer<()> {
+        self.guard.as_ref().map_or(Ok(()), |it| it.arm(guest, session, hold, limit))
+    }
+
+    /// After how long the guard lets a guest go that we suspended.
+    fn hold_limit(&self) -> Option<Duration> {
+        self.guard.as_ref().map(Guard::hold_limit)
+    }
+
+    /// Holds a guest, or does not: then the guard need not watch.
+    fn hold<T>(&self, guest: &GuestUuid, hold: Hold, held: Answer<T>) -> Answer<T> {
+        match &held {
+            // Nothing was done.
+            Err(problem) if matches!(problem.kind, ProblemKind::Refused | ProblemKind::Lacking) => {
+                self.disarm(guest, hold);
+            }
+            _ => {}
+        }
+        held
+    }
+
+    /// A guest that was let go needs no guard; one that could not be still does.
+    fn let_go<T>(&self, guest: &GuestUuid, hold: Hold, released: Answer<T>) -> Answer<T> {
+        if released.is_ok() {
+            self.disarm(guest, hold);
+        }
+        released
+    }
+
+    fn disarm(&self, guest: &GuestUuid, hold: Hold) {
+        self.guard.iter().for_each(|it| it.disarm(guest, hold));
     }
 
     /// The connection, made anew if the daemon went away since.
@@ -165,7 +223,24 @@ impl Hypervisor for Libvirt {
         disks: &[OverlayDisk<'_>],
         limit: Duration,
     ) -> Answer<Pause> {
-        self.take_external_snapshot(guest, memory, disks, limit)
+        if self.guard.is_some() {
+            let session = self.inspect(guest)?.session;
+            let session =
+                session.ok_or_else(|| Problem::failed(format!("the guest {guest} is shut off")))?;
+            self.arm(guest, &session, Hold::Dumped, None)?;
+        }
+        let taken = self.take_external_snapshot(guest, memory, disks, limit);
+        self.disarm(guest, Hold::Dumped);
+        taken
+    }
+
+    fn put_overlays(
+        &self,
+        guest: &GuestUuid,
+        session: &Session,
+        disks: &[OverlayDisk<'_>],
+    ) -> Answer<()> {
+        self.put_suspended_on_overlays(guest, session, disks)
     }
 
     fn abort_snapshot_job(&self, guest: &GuestUuid) -> Answer<()> {
@@ -190,12 +265,45 @@ impl Hypervisor for Libvirt {
         offline::commit_file(overlay, base)
     }
 
+    fn open_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<MemoryStream> {
+        self.arm(guest, session, Hold::Streamed, None)?;
+        self.hold(guest, Hold::Streamed, self.open_memory_stream(guest, session))
+    }
+
+    fn begin_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        self.begin_memory_stream(guest, session)
+    }
+
+    fn check_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<Duration> {
+        self.check_memory_stream(guest, session)
+    }
+
+    fn close_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        self.let_go(guest, Hold::Streamed, self.close_memory_stream(guest, session))
+    }
+
     fn suspend(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
-        self.suspend_guest(guest, session)
+        self.arm(guest, session, Hold::Suspended, self.hold_limit())?;
+        self.hold(guest, Hold::Suspended, self.suspend_guest(guest, session))
     }
 
     fn resume(&self, guest: &GuestUuid, session: &Session) -> Answer<Option<Pause>> {
-        self.resume_guest(guest, session)
+        self.let_go(guest, Hold::Suspended, self.resume_guest(guest, session))
+    }
+
+    fn freeze(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<()> {
+        // It may take its limit twice, and 30 s more behind another program.
+        let until = self.hold_limit().map(|it| 2 * limit + Duration::from_secs(30) + it);
+        self.arm(guest, session, Hold::Frozen, until)?;
+        self.hold(guest, Hold::Frozen, self.freeze_guest(guest, session, limit))
+    }
+
+    fn is_frozen(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<bool> {
+        self.is_guest_frozen(guest, session, limit)
+    }
+
+    fn thaw(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<bool> {
+        self.let_go(guest, Hold::Frozen, self.thaw_guest(guest, session, limit))
     }
 
     fn stop(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {

@@ -69,29 +69,38 @@ pub(crate) enum Command {
     List(ListArgs),
     Show(ShowArgs),
     Restore(RestoreArgs),
-    /// Check this host and every guest: what can be captured, how, and what to do about the rest.
-    ///
-    /// Changes no guest and no storage. Exit status 0 if every guest can be captured, even if not at
-    /// its best; 1 if one cannot, or if the host lacks something.
-    Doctor,
+    Doctor(DoctorArgs),
+    Verify(VerifyArgs),
+    Export(ExportArgs),
     Repair(RepairArgs),
+    /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
+    #[command(hide = true)]
+    Guard,
 }
 
 /// Take a restore point of each guest now, while it runs.
 ///
-/// A guest that runs is captured with its memory where that is possible: libvirt dumps RAM while
-/// the guest runs on, its disks are frozen for the moment, their volumes are snapshotted, and the
-/// guest is back on its own images when this command ends. The pause is about a tenth of a second;
-/// a guest that rewrites its memory at full speed can be paused for longer than a second.
-/// What stands against it is printed and recorded, and the point is taken as a power failure
-/// would leave the disks ('crash').
+/// A guest that runs is captured with its memory where that is possible: it is suspended while its
+/// volumes are snapshotted, some tens of milliseconds, and QEMU streams its RAM of that instant to
+/// the memory store while it runs on ('instant'). Slow storage is snapshotted after that, while
+/// overlays take what the guest writes. Where that cannot be had, libvirt dumps RAM and puts the
+/// disks on overlays, which are committed back at once ('overlay'): the pause is about a tenth of a
+/// second, longer for a guest that rewrites its memory at full speed.
+/// Both must have passed a self-test on these versions and this kind of storage, which the first
+/// capture carries out ('doctor --self-test'); '--engine' does not wait for it.
+/// What stands against both is printed and recorded, and the point is taken by the guest's agent,
+/// which freezes its file systems meanwhile ('frozen'), or else as a power failure would leave
+/// the disks ('crash'). The guest is then suspended for the snapshots if its disks lie on volumes
+/// that cannot be snapshotted at one instant: two ZFS pools, two Btrfs subvolumes.
 ///
 /// With --json, one guest gives one object (version, guest, point, id, consistency, engine,
-/// reason, pause_ms, stalled_ms, duration_ms, memory_bytes, stored_bytes, volumes, uncovered);
-/// several give {version, points, failures}.
+/// reason, pause_ms, pause_parts_ms, stalled_ms, duration_ms, memory_bytes, stored_bytes, volumes,
+/// uncovered); several give {version, points, failures}. Where we suspended the guest, the parts of
+/// its pause are suspend, snapshot, setup and device_state (QEMU's, before it saves RAM), resume,
+/// and others; -v shows them, too.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct SnapshotArgs {
-    /// The guests, one after the other.
+    /// The guests. Those that share a dataset or subvolume are captured together.
     #[arg(required = true, value_name = "GUEST")]
     pub(crate) guests: Vec<GuestName>,
     /// Fail unless the point reaches this [default: the best that the guest allows].
@@ -109,6 +118,8 @@ pub(crate) struct SnapshotArgs {
 pub(crate) enum WantedConsistency {
     /// RAM, devices and disks of one instant.
     Memory,
+    /// The disks with their file systems flushed and frozen by the guest's agent.
+    Frozen,
     /// The disks as a power failure would leave them.
     Crash,
 }
@@ -117,6 +128,7 @@ impl From<WantedConsistency> for Consistency {
     fn from(wanted: WantedConsistency) -> Self {
         match wanted {
             WantedConsistency::Memory => Self::Memory,
+            WantedConsistency::Frozen => Self::Frozen,
             WantedConsistency::Crash => Self::Crash,
         }
     }
@@ -126,8 +138,13 @@ impl From<WantedConsistency> for Consistency {
 pub(crate) enum WantedEngine {
     /// As fits the guest.
     Auto,
+    /// The guest is suspended for the snapshots only; QEMU streams its RAM of that instant while it
+    /// runs on.
+    Instant,
     /// libvirt's external snapshot with RAM, committed back at once.
     Overlay,
+    /// The guest's agent freezes its file systems during the snapshots.
+    Freeze,
     /// The volumes' snapshots alone.
     Plain,
 }
@@ -136,7 +153,9 @@ impl From<WantedEngine> for Option<Engine> {
     fn from(wanted: WantedEngine) -> Self {
         match wanted {
             WantedEngine::Auto => None,
+            WantedEngine::Instant => Some(Engine::Instant),
             WantedEngine::Overlay => Some(Engine::Overlay),
+            WantedEngine::Freeze => Some(Engine::Freeze),
             WantedEngine::Plain => Some(Engine::Plain),
         }
     }
@@ -161,6 +180,68 @@ pub(crate) struct ShowArgs {
     /// The point.
     #[arg(value_name = "GUEST@POINT")]
     pub(crate) point: PointRef,
+}
+
+/// Read memory images to their last byte and compare them with their manifests.
+///
+/// Changes nothing. Exit status 3 if an image is not what was captured: it cannot be resumed, and
+/// each such point is named; its disks can still be restored with 'restore --cold'.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct VerifyArgs {
+    /// Only this point, or this guest's [default: every point].
+    #[arg(value_name = "GUEST[@POINT]")]
+    pub(crate) what: Option<VerifyWhat>,
+}
+
+/// A guest, or one of its points.
+#[derive(Debug, Clone)]
+pub(crate) enum VerifyWhat {
+    Guest(GuestName),
+    Point(PointRef),
+}
+
+impl std::str::FromStr for VerifyWhat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.contains('@') {
+            true => text.parse().map(Self::Point).map_err(|error| format!("{error}")),
+            false => text.parse().map(Self::Guest).map_err(|error| format!("{error}")),
+        }
+    }
+}
+
+/// Write a point's memory out as a file that plain 'virsh restore FILE' resumes.
+///
+/// Every byte is compared with the manifest on the way. The file names the guest's disks where they
+/// were at the capture: resume it only on the disks of that very point (see 'show'), else the guest
+/// finds disks that are of another time than its memory, and damages them.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExportArgs {
+    /// The point.
+    #[arg(value_name = "GUEST@POINT")]
+    pub(crate) point: PointRef,
+    /// The file, which must not exist. It holds the guest's RAM: keys and passwords.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub(crate) save_image: PathBuf,
+}
+
+/// Check this host and every guest: what can be captured, how, and what to do about the rest.
+///
+/// Changes no guest and no storage, but removes what a killed self-test left behind. Exit status 0 if
+/// every guest can be captured, even if not at its best; 1 if one cannot, if the host lacks
+/// something, or if an engine does not pass the self-test that was asked for.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// Only these guests [default: every guest].
+    #[arg(value_name = "GUEST")]
+    pub(crate) guests: Vec<GuestName>,
+    /// Prove the engines that keep memory on this host: a guest of 64 MiB on a scratch volume beside
+    /// the guests' own is captured by 'instant' and by 'overlay' and put back with its memory. Takes
+    /// some seconds for each kind of storage and removes everything again. 'snapshot' does the same
+    /// by itself before it first chooses such an engine on these versions of QEMU, libvirt and kernel.
+    #[arg(long)]
+    pub(crate) self_test: bool,
 }
 
 /// Put a guest back to a restore point, in place.
@@ -199,9 +280,9 @@ pub(crate) struct RestoreArgs {
 
 /// Bring back to order what an interrupted capture or restore left behind.
 ///
-/// Resumes a guest that we paused, aborts our snapshot job, commits our overlays, removes what was
-/// never published, and finishes or undoes a restore. It touches only what Vitrify's journal
-/// records as its own. Nothing to do: silence and exit status 0.
+/// Resumes a guest that we paused, thaws one that we froze, aborts our snapshot job, commits our
+/// overlays, removes what was never published, finishes or undoes a restore, and removes what a killed
+/// self-test left behind. It touches only what Vitrify's journal records as its own. Nothing to do: silence and exit status 0.
 ///
 /// A guest that is shut off while its disk is on our overlay is left alone (exit status 3) until
 /// you say --commit or --discard.

@@ -3,8 +3,11 @@
 pub(crate) mod capture;
 pub(crate) mod confirm;
 pub(crate) mod doctor;
+pub(crate) mod export;
 pub(crate) mod list;
 pub(crate) mod repair;
 pub(crate) mod restore;
+pub(crate) mod self_test;
 pub(crate) mod show;
 pub(crate) mod snapshot;
+pub(crate) mod verify;

@@ -4,22 +4,25 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::tz::TimeZone;
 use vitrify_core::config::Config;
 use vitrify_core::inventory::Guest;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
+use vitrify_core::operation::JournalEntry;
 use vitrify_core::point::{NotFound, PointRef, select};
 use vitrify_core::ports::{Answer, FoundPoint, Homes, Journal, World};
 use vitrify_core::problem::{Problem, ProblemKind};
-use vitrify_host::btrfs::Btrfs;
+use vitrify_core::userfault;
 use vitrify_host::clock::SystemClock;
 use vitrify_host::homes::{Reserve, Store, StoreConfig};
 use vitrify_host::journal::FileJournal;
 use vitrify_host::libvirt::Libvirt;
 use vitrify_host::locks::Locks;
+use vitrify_host::self_test::SelfTest;
+use vitrify_host::storage::HostStorage;
 
 use crate::args::Global;
 use crate::progress::{Progress, Style};
@@ -46,7 +49,7 @@ pub(crate) struct Context {
 /// The ports of this host.
 pub(crate) struct Host<'a> {
     hypervisor: Libvirt,
-    storage: Btrfs,
+    storage: HostStorage,
     homes: &'a Store,
     journal: FileJournal,
     clock: SystemClock,
@@ -64,6 +67,16 @@ impl Host<'_> {
         }
     }
 
+    /// What confines the guests, and their QEMU: a verdict of the self-test holds as long as that stays.
+    pub(crate) fn security(&self) -> Answer<String> {
+        self.hypervisor.confinement()
+    }
+
+    /// What is known of userfaultfd.
+    pub(crate) fn userfault(&self) -> Answer<userfault::Facts> {
+        vitrify_host::userfault::facts(&self.hypervisor)
+    }
+
     /// The guest of this name.
     pub(crate) fn guest(&self, name: &GuestName) -> Answer<Guest> {
         self.hypervisor.find(name).map_err(|problem| match problem.kind {
@@ -75,7 +88,8 @@ impl Host<'_> {
     /// Refuses to begin anything on a guest while something of it is unfinished.
     pub(crate) fn check_settled(&self, name: &GuestName, uuid: &GuestUuid) -> Answer<()> {
         let entries = self.journal.entries()?;
-        match entries.iter().find(|entry| entry.plan.guest().1 == uuid) {
+        let concerns = |entry: &&JournalEntry| entry.plan.guests().iter().any(|it| it.1 == uuid);
+        match entries.iter().find(concerns) {
             None => Ok(()),
             Some(entry) => Err(Problem::refused(format!(
                 "an interrupted operation ({}) of guest '{name}' is not settled",
@@ -96,7 +110,12 @@ impl Context {
         };
         let store = config.store.clone().unwrap_or_else(|| state.join("memory"));
         let reserve = Reserve::Percent(u8::try_from(config.reserve_percent).unwrap_or(99));
-        let homes = Store::new(StoreConfig { path: store, reserve, on_root: config.on_root });
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let (on_root, spool) = (config.on_root, config.spool.clone());
+        let homes = Store::new(
+            StoreConfig { path: store, reserve, on_root, spool },
+            Arc::clone(&cancelled),
+        );
         let overlay_folder =
             config.overlay_folder.clone().unwrap_or_else(|| state.join("overlays"));
         Ok(Self {
@@ -109,7 +128,7 @@ impl Context {
             style: Style::of(global.quiet, global.verbose, global.no_progress),
             connect: global.connect.clone(),
             state,
-            cancelled: Arc::new(AtomicBool::new(false)),
+            cancelled,
         })
     }
 
@@ -128,9 +147,12 @@ impl Context {
             make_folder(&self.overlay_folder, 0o711)?;
         }
         self.make_default_store()?;
+        let program = std::env::current_exe()
+            .map_err(|error| Problem::io("cannot find the program itself", error))?;
         Ok(Host {
-            hypervisor: Libvirt::connect(&self.connect, Arc::clone(&self.cancelled))?,
-            storage: Btrfs,
+            hypervisor: Libvirt::connect(&self.connect, Arc::clone(&self.cancelled))?
+                .guarded(program, self.config.pause_limit),
+            storage: HostStorage,
             homes: &self.homes,
             journal: FileJournal::open(self.state.join("journal"))?,
             clock: SystemClock,
@@ -144,22 +166,31 @@ impl Context {
         }
     }
 
-    /// Locks a guest and volumes for this process.
-    pub(crate) fn lock(&self, guest: &GuestUuid, volumes: &[Volume]) -> Answer<Locks> {
-        let mut keys = vec![format!("guest {guest}")];
-        keys.extend(volume_keys(volumes));
+    /// Locks guests and volumes for this process.
+    pub(crate) fn lock(&self, guests: &[&GuestUuid], volumes: &[Volume]) -> Answer<Locks> {
+        let guests = guests.iter().map(|guest| format!("guest {guest}"));
+        let keys: Vec<_> = guests.chain(volume_keys(volumes)).collect();
         Locks::acquire(&self.state.join("locks"), &keys)
     }
 
-    /// Locks volumes for this process, which holds their guest's lock already.
-    pub(crate) fn lock_volumes(&self, volumes: &[Volume]) -> Answer<Locks> {
-        let keys: Vec<_> = volume_keys(volumes).collect();
-        Locks::acquire(&self.state.join("locks"), &keys)
+    /// The engines' self-test.
+    pub(crate) fn self_test<'a>(&'a self, host: &'a Host<'_>) -> SelfTest<'a> {
+        SelfTest {
+            hypervisor: &host.hypervisor,
+            state: &self.state,
+            new_id,
+            cancelled: Arc::clone(&self.cancelled),
+        }
     }
 
     /// What shows an operation's progress.
     pub(crate) fn progress(&self, subject: impl Into<String>) -> Progress {
         Progress::new(subject, self.style, Arc::clone(&self.cancelled))
+    }
+
+    /// Whether somebody wants the work to be given up.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Whether notes are wanted on stderr.

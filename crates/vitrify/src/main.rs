@@ -8,6 +8,7 @@ mod command;
 mod context;
 mod exit;
 mod output;
+mod pause;
 mod progress;
 
 use std::process::ExitCode;
@@ -27,6 +28,13 @@ fn main() -> ExitCode {
             return code.into();
         }
     };
+    if matches!(args.command, Command::Guard) {
+        return match vitrify_host::guard::serve(&args.global.connect, &progress::note) {
+            Ok(()) => exit::DONE,
+            Err(problem) => output::problem(&problem),
+        }
+        .into();
+    }
     let context = match Context::new(&args.global) {
         Ok(context) => context,
         Err(problem) => return output::problem(&problem).into(),
@@ -36,8 +44,11 @@ fn main() -> ExitCode {
         Command::List(args) => command::list::run(&context, &args),
         Command::Show(args) => command::show::run(&context, &args),
         Command::Restore(args) => command::restore::run(&context, &args),
-        Command::Doctor => command::doctor::run(&context),
+        Command::Verify(args) => command::verify::run(&context, &args),
+        Command::Export(args) => command::export::run(&context, &args),
+        Command::Doctor(args) => command::doctor::run(&context, &args),
         Command::Repair(args) => command::repair::run(&context, &args),
+        Command::Guard => Ok(exit::DONE),
     };
     match result {
         Ok(status) => status,

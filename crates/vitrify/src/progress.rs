@@ -1,15 +1,19 @@
 //! What a user sees while an operation runs: a spinner with the present step on a terminal, a line
 //! for each step otherwise; and Ctrl-C.
 
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use indicatif::ProgressBar;
 use vitrify_core::engine::Observer;
+use vitrify_core::name::GuestName;
 use vitrify_core::operation::{Effect, Fact};
 use vitrify_core::problem::{Problem, ProblemKind};
+
+use crate::pause::{Parts, Step};
 
 /// How much is said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,7 @@ pub(crate) struct Progress {
     subject: String,
     style: Style,
     bar: ProgressBar,
+    steps: RefCell<Vec<Step>>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -54,7 +59,7 @@ impl Progress {
             _ => ProgressBar::hidden(),
         };
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { subject: subject.into(), style, bar, cancelled }
+        Self { subject: subject.into(), style, bar, steps: RefCell::default(), cancelled }
     }
 
     /// Says what is being done now.
@@ -64,6 +69,11 @@ impl Progress {
             Style::Lines => note(&format!("{}: {what}", self.subject)),
             Style::Spinner => self.show(what),
         }
+    }
+
+    /// What a guest's pause was spent on, as far as it is over.
+    pub(crate) fn pause(&self, guest: &GuestName) -> Option<Parts> {
+        Parts::of(&self.steps.borrow(), guest)
     }
 
     /// Says how far it is, where that can be seen to move.
@@ -84,6 +94,11 @@ impl Observer for Progress {
     }
 
     fn ended(&self, effect: &Effect, result: &Result<Fact, Problem>) {
+        if let Ok(fact) = result {
+            let ended = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+            let (effect, fact) = (effect.clone(), fact.clone());
+            self.steps.borrow_mut().push(Step { effect, fact, ended });
+        }
         if let Err(problem) = result
             && problem.kind != ProblemKind::Dying
             && self.style != Style::Quiet

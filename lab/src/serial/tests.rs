@@ -10,7 +10,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 const READY: &str = "WITNESS ready boot=00000000000000ab disks=2 from=fresh count=0\n";
 
 fn said(count: u64) -> String {
-    format!("WITNESS boot=00000000000000ab count={count} mismatches=0 dirty_mbps=0\n")
+    format!("WITNESS boot=00000000000000ab count={count} mismatches=0 dirty_mbps=0 dirty_pages=0\n")
 }
 
 #[test]

@@ -3,9 +3,11 @@
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vitrify_core::conformance::Verdict;
 use vitrify_core::conformance::homes::Fixture;
+use vitrify_core::fake::sample_save_image;
 use vitrify_core::name::{GuestUuid, PointId};
 use vitrify_core::ports::{self, FoundPoint};
 use vitrify_host::homes::{Reserve, Store, StoreConfig};
@@ -15,8 +17,6 @@ use vitrify_lab::scratch::Scratch;
 
 /// Size of the file system, in MiB; sparse.
 const POOL_MIB: u64 = 256;
-/// Size of a memory image.
-const IMAGE_BYTES: usize = 1 << 20;
 
 pub(super) struct Homes {
     store: Store,
@@ -47,7 +47,8 @@ impl Homes {
 }
 
 fn at(path: &Path) -> Store {
-    Store::new(StoreConfig { path: path.to_owned(), reserve: Reserve::default(), on_root: true })
+    let (path, reserve) = (path.to_owned(), Reserve::default());
+    Store::new(StoreConfig { path, reserve, on_root: true, spool: None }, Arc::default())
 }
 
 fn said(error: impl Error) -> String {
@@ -61,24 +62,26 @@ impl Fixture for Homes {
 
     fn write_memory(&mut self, guest: &GuestUuid, point: &PointId, content: u8) -> Verdict {
         let place = self.homes().staged_memory(guest, point);
-        fs::write(place, vec![content; IMAGE_BYTES]).map_err(said)
+        fs::write(place, sample_save_image(content)).map_err(said)
     }
 
     fn damage_memory(&mut self, point: &FoundPoint) -> Verdict {
         let path = point.memory.as_ref().ok_or("the point has no memory image")?;
         if self.pool.is_some() {
             // It lies in the home's snapshot, which cannot be written.
-            let snapshot = path.ancestors().nth(2).unwrap_or(path).display().to_string();
+            let snapshot = path.parent().unwrap_or(path).display().to_string();
             must("btrfs", &["property", "set", "-f", "-ts", &snapshot, "ro", "false"])
                 .map_err(said)?;
         }
-        let mut bytes = fs::read(path).map_err(said)?;
-        bytes[IMAGE_BYTES / 2] ^= 1;
-        fs::write(path, bytes).map_err(said)
+        let file = if path.is_dir() { path.join("memory.img") } else { path.clone() };
+        let mut bytes = fs::read(&file).map_err(said)?;
+        let at = if path.is_dir() { 100 } else { bytes.len() / 2 };
+        bytes[at] ^= 1;
+        fs::write(file, bytes).map_err(said)
     }
 
     fn save_image(&mut self, content: u8) -> Result<PathBuf, String> {
-        self.lay("guest.save", &vec![content; IMAGE_BYTES])
+        self.lay("guest.save", &sample_save_image(content))
     }
 
     fn file(&mut self, number: u8) -> Result<PathBuf, String> {

@@ -9,7 +9,7 @@ mod storage;
 use std::process::ExitCode;
 
 use vitrify_core::conformance;
-use vitrify_lab::harness::{self, Outcome};
+use vitrify_lab::harness::{self, Machine, Outcome};
 
 /// A test before it is run.
 type Rule = Box<dyn FnOnce() -> Outcome + Send>;
@@ -35,5 +35,5 @@ fn main() -> ExitCode {
     for (name, check) in conformance::hypervisor::rules() {
         add("libvirt", name, Box::new(move || Ok(check(&mut hypervisor::OneGuest::new()?)?)));
     }
-    harness::run_named(rules)
+    harness::run_named(Machine::Host, rules)
 }

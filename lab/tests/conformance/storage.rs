@@ -9,7 +9,7 @@ use vitrify_core::conformance::Verdict;
 use vitrify_core::conformance::storage::Fixture;
 use vitrify_core::name::Volume;
 use vitrify_core::ports::Storage;
-use vitrify_host::btrfs::Btrfs;
+use vitrify_host::storage::HostStorage;
 use vitrify_lab::pool::Pool;
 use vitrify_lab::run::must;
 use vitrify_lab::scratch::Scratch;
@@ -39,7 +39,7 @@ impl OnBtrfs {
 
 impl Fixture for OnBtrfs {
     fn storage(&self) -> &dyn Storage {
-        &Btrfs
+        &HostStorage
     }
 
     fn volumes(&self) -> [Volume; 2] {
@@ -78,5 +78,9 @@ impl Fixture for OnBtrfs {
         fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
         let done = must("chattr", &["+i", &folder.display().to_string()]);
         done.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn is_one_group(&self) -> bool {
+        false
     }
 }

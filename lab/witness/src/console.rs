@@ -36,6 +36,12 @@ impl Console {
         }
     }
 
+    /// Says something that happened beside the counting.
+    pub(crate) fn note(&self, what: &str, value: &str) {
+        let (what, value) = (what.to_owned(), value.to_owned());
+        self.say(&Line::Note { what, value });
+    }
+
     /// Counts the mismatches of one comparison and says the first few.
     pub(crate) fn mismatches(&self, lines: &[Line]) {
         self.mismatches.fetch_add(lines.len() as u64, Ordering::Relaxed);

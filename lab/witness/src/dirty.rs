@@ -18,16 +18,22 @@ const TICK: Duration = Duration::from_millis(5);
 /// RAM that must be left after the fill, in MiB.
 const ROOM_MIB: u64 = 16;
 
-/// The rate reached.
+/// What was reached.
 #[derive(Clone, Default)]
 pub(crate) struct Dirty {
     mbps: Arc<AtomicU64>,
+    pages: Arc<AtomicU64>,
 }
 
 impl Dirty {
     /// MB/s made dirty in the last second.
     pub(crate) fn mbps(&self) -> u64 {
         self.mbps.load(Ordering::Relaxed)
+    }
+
+    /// Pages made dirty in all.
+    pub(crate) fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
     }
 }
 
@@ -38,7 +44,7 @@ pub(crate) fn start(console: &Console, params: Params) -> Result<Dirty, Fatal> {
     if fill_mib > 0 && fill_mib + ROOM_MIB > available_mib {
         return Err(Fatal::Fill { fill_mib, available_mib });
     }
-    let pages = Pages::filled(fill_mib);
+    let pages = Pages::filled(fill_mib, params.scattered);
     let (console, reached) = (console.clone(), dirty.clone());
     let walk = move || walk(pages, params.dirty_mbps, &console, &reached);
     attempt("start a thread", thread::Builder::new().spawn(walk))?;
@@ -63,6 +69,7 @@ fn walk(mut pages: Pages, mbps: u64, console: &Console, reached: &Dirty) {
         if !torn.is_empty() {
             console.mismatches(&torn.iter().map(line).collect::<Vec<_>>());
         }
+        reached.pages.fetch_add(due - done, Ordering::Relaxed);
         done = due;
         if second.elapsed() >= Duration::from_secs(1) {
             let rate = done * PAGE_BYTES * 1000 / second.elapsed().as_millis() as u64 / 1_000_000;

@@ -11,7 +11,7 @@ use witness::ring::{Difference, Ring, SLOTS, slot_of};
 use witness::slot::{Entry, SLOT_BYTES, encode};
 
 use crate::Fatal;
-use crate::machine::{attempt, writable_disks};
+use crate::machine::attempt;
 
 /// What `O_DIRECT` demands of a buffer's address, with room for disks of 4 KiB sectors.
 const ALIGNMENT: usize = 4096;
@@ -25,9 +25,8 @@ pub(crate) struct Disk {
     buffer: Buffer,
 }
 
-/// Opens every writable disk.
-pub(crate) fn open_all() -> Result<Vec<Disk>, Fatal> {
-    let names = writable_disks()?;
+/// Opens these disks.
+pub(crate) fn open_all(names: Vec<String>) -> Result<Vec<Disk>, Fatal> {
     names.into_iter().zip(0..).map(|(name, number)| Disk::open(name, number)).collect()
 }
 

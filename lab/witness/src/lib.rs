@@ -1,5 +1,5 @@
 //! What the witness knows, as plain data: the ring of counts that it keeps on every disk and in
-//! RAM, the marks in its fill pages, its kernel command line, and the lines that it says on its
+//! RAM, the marks in its fill pages, the count in its file, its kernel command line, and the lines that it says on its
 //! serial port. Touches no machine; the program in `main.rs` does, and `vitrify-lab` reads the same
 //! lines back.
 
@@ -8,6 +8,7 @@ pub mod pages;
 pub mod params;
 pub mod ring;
 pub mod slot;
+pub mod tally;
 
 /// Mixes `bytes` into 64 bits (FNV-1a). Finds accidents, not attackers.
 #[must_use]

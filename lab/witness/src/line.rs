@@ -31,6 +31,8 @@ pub enum Line {
         mismatches: u64,
         /// Rate at which RAM was made dirty in the last second, in MB/s.
         dirty_mbps: u64,
+        /// Pages made dirty since the boot, in all.
+        dirty_pages: u64,
     },
     /// Memory and disks are not of one instant.
     Mismatch {
@@ -40,6 +42,13 @@ pub enum Line {
         expected: String,
         /// What was.
         found: String,
+    },
+    /// Something that happened beside the counting.
+    Note {
+        /// On what: `agent`, `files`, `boots-found`.
+        what: String,
+        /// What happened, or a number.
+        value: String,
     },
     /// The witness cannot work and switches the guest off.
     Fatal {
@@ -64,13 +73,14 @@ impl fmt::Display for Line {
                 let from = if *from == From::Fresh { "fresh" } else { "cold" };
                 write!(f, "WITNESS ready boot={boot} disks={disks} from={from} count={count}")
             }
-            Self::Status { boot, count, mismatches, dirty_mbps } => {
-                write!(f, "WITNESS boot={boot} count={count} ")?;
-                write!(f, "mismatches={mismatches} dirty_mbps={dirty_mbps}")
+            Self::Status { boot, count, mismatches, dirty_mbps, dirty_pages } => {
+                write!(f, "WITNESS boot={boot} count={count} mismatches={mismatches} ")?;
+                write!(f, "dirty_mbps={dirty_mbps} dirty_pages={dirty_pages}")
             }
             Self::Mismatch { place, expected, found } => {
                 write!(f, "WITNESS MISMATCH {place} expected={expected} found={found}")
             }
+            Self::Note { what, value } => write!(f, "WITNESS note {what}={value}"),
             Self::Fatal { reason } => write!(f, "WITNESS fatal {reason}"),
         }
     }
@@ -89,6 +99,11 @@ impl FromStr for Line {
         let said = text[at..].trim_end().strip_prefix("WITNESS ").ok_or(NotALine)?;
         if let Some(reason) = said.strip_prefix("fatal ") {
             return Ok(Self::Fatal { reason: reason.to_owned() });
+        }
+        if let Some(note) = said.strip_prefix("note ") {
+            let (what, value) = note.split_once('=').ok_or(NotALine)?;
+            let [what, value] = [what, value].map(str::to_owned);
+            return Ok(Self::Note { what, value });
         }
         if let Some(difference) = said.strip_prefix("MISMATCH ") {
             let (place, rest) = difference.split_once(" expected=").ok_or(NotALine)?;
@@ -120,6 +135,7 @@ fn status(fields: &HashMap<&str, &str>) -> Option<Line> {
         count: number(fields, "count")?,
         mismatches: number(fields, "mismatches")?,
         dirty_mbps: number(fields, "dirty_mbps")?,
+        dirty_pages: number(fields, "dirty_pages")?,
     })
 }
 
@@ -158,12 +174,16 @@ mod tests {
                 "WITNESS ready boot=00000000000000ab disks=1 from=cold count=71",
             ),
             (
-                Line::Status { boot, count: 9, mismatches: 0, dirty_mbps: 100 },
-                "WITNESS boot=00000000000000ab count=9 mismatches=0 dirty_mbps=100",
+                Line::Status { boot, count: 9, mismatches: 0, dirty_mbps: 100, dirty_pages: 7 },
+                "WITNESS boot=00000000000000ab count=9 mismatches=0 dirty_mbps=100 dirty_pages=7",
             ),
             (
                 mismatch,
                 "WITNESS MISMATCH disk=vda slot=12 expected=12@00000000000000ab found=empty",
+            ),
+            (
+                Line::Note { what: "agent".to_owned(), value: "killed".to_owned() },
+                "WITNESS note agent=killed",
             ),
             (Line::Fatal { reason: "no disk".to_owned() }, "WITNESS fatal no disk"),
         ];
@@ -179,10 +199,11 @@ mod tests {
             "",
             "[    0.0] Linux version 6.12",
             "WITNESS",
-            "WITNESS boot=00000000000000ab count=9 mismatches=0",
-            "WITNESS boot=00ab count=9 mismatches=0 dirty_mbps=0",
+            "WITNESS boot=00000000000000ab count=9 mismatches=0 dirty_mbps=0",
+            "WITNESS boot=00ab count=9 mismatches=0 dirty_mbps=0 dirty_pages=0",
             "WITNESS ready boot=00000000000000ab disks=2 from=else count=0",
             "WITNESS MISMATCH disk=vda slot=1 expected=1",
+            "WITNESS note agent",
         ];
         for text in table {
             assert_eq!(text.parse::<Line>(), Err(NotALine), "{text}");

@@ -11,7 +11,7 @@ use crate::Fatal;
 
 /// Where the image holds the kernel modules, named so that their sorted order is the order to load
 /// them in.
-const MODULES: &str = "/modules";
+pub(crate) const MODULES: &str = "/modules";
 /// `MODULE_INIT_COMPRESSED_FILE` of finit_module(2): the kernel unpacks the module.
 const COMPRESSED: i32 = 4;
 
@@ -33,9 +33,9 @@ pub(crate) fn mount_basics() -> Result<(), Fatal> {
     Ok(())
 }
 
-/// Loads every kernel module of the image. One that is there already is fine.
-pub(crate) fn load_modules() -> Result<(), Fatal> {
-    let entries = attempt(format!("list {MODULES}"), fs::read_dir(MODULES))?;
+/// Loads every kernel module of a folder. One that is there already is fine.
+pub(crate) fn load_modules(folder: &str) -> Result<(), Fatal> {
+    let entries = attempt(format!("list {folder}"), fs::read_dir(folder))?;
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {

@@ -2,11 +2,14 @@
 //! whether its disks and its RAM are of one instant. Runs as process 1 of a machine that is its
 //! own; never on a host.
 
+mod agent;
 mod console;
 mod dirty;
 mod disk;
+mod files;
 mod machine;
 mod steps;
+mod variable;
 
 use witness::line::Line;
 use witness::params::Params;
@@ -15,7 +18,7 @@ use crate::console::Console;
 
 fn main() {
     if std::process::id() != 1 {
-        return;
+        return agent::hook();
     }
     let console = Console::default();
     let Err(reason) = run(&console);
@@ -40,9 +43,17 @@ enum Fatal {
 fn run(console: &Console) -> Result<std::convert::Infallible, Fatal> {
     machine::mount_basics()?;
     console.open()?;
-    machine::load_modules()?;
+    machine::load_modules(machine::MODULES)?;
     let params = Params::parse(&machine::command_line()?)?;
-    let disks = disk::open_all()?;
+    if params.variable {
+        variable::count_boot(console)?;
+    }
+    let mut names = machine::writable_disks()?;
+    if let Some(disk) = if params.files { names.pop() } else { None } {
+        let files = files::start(console, &disk)?;
+        agent::start(console, params.agent, files)?;
+    }
+    let disks = disk::open_all(names)?;
     if disks.is_empty() {
         return Err(Fatal::NoDisk);
     }

@@ -49,8 +49,9 @@ pub(crate) fn run(
             }
         }
         if started >= next_status {
-            let (mismatches, dirty_mbps) = (console.mismatch_count(), dirty.mbps());
-            console.say(&Line::Status { boot, count, mismatches, dirty_mbps });
+            let (dirty_mbps, dirty_pages) = (dirty.mbps(), dirty.pages());
+            let mismatches = console.mismatch_count();
+            console.say(&Line::Status { boot, count, mismatches, dirty_mbps, dirty_pages });
             next_status = started + STATUS_EVERY;
         }
         thread::sleep(step.saturating_sub(started.elapsed()));

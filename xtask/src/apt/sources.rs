@@ -1,17 +1,24 @@
-//! Source definitions, from those of the host to those that also name the backports. Text to text.
+//! Source definitions, from those of the host to those that also name contrib and the backports.
+//! Text to text.
 
-/// Keeps what defines Debian's own archive for `codename` and adds the backports suite and the
-/// component contrib to it. Other archives are left out: they need not answer for us to install
+/// Keeps what defines Debian's own archive for `codename` and adds the component contrib to it, and
+/// the suite `backports` if one is given. Other archives are left out: they need not answer for us to install
 /// what Debian has.
-pub(crate) fn with_backports(text: &str, deb822: bool, codename: &str) -> String {
+pub(crate) fn extended(
+    text: &str,
+    deb822: bool,
+    codename: &str,
+    backports: Option<&str>,
+) -> String {
     let separator = if deb822 { "\n\n" } else { "\n" };
-    let adapt = if deb822 { stanza } else { one_line };
-    let parts = text.split(separator).filter_map(|part| adapt(part.trim_matches('\n'), codename));
+    let extend = if deb822 { stanza } else { one_line };
+    let parts = text.split(separator);
+    let parts = parts.filter_map(|part| extend(part.trim_matches('\n'), codename, backports));
     parts.map(|part| format!("{part}{separator}")).collect()
 }
 
 /// A stanza of the deb822 format.
-fn stanza(text: &str, codename: &str) -> Option<String> {
+fn stanza(text: &str, codename: &str, backports: Option<&str>) -> Option<String> {
     let suites = field(text, "Suites:")?;
     if !of_release(&suites, codename) || !signed_by_debian(&field(text, "Signed-By:")) {
         return None;
@@ -20,8 +27,8 @@ fn stanza(text: &str, codename: &str) -> Option<String> {
         return Some(text.to_owned());
     }
     let lines = text.lines().map(|line| match line.split_once(':').map(|(key, _)| key) {
-        Some("Suites") => format!("{line} {codename}-backports"),
-        Some("Components") => format!("{line} contrib"),
+        Some("Suites") => with_word(line, backports),
+        Some("Components") => with_word(line, Some("contrib")),
         _ => line.to_owned(),
     });
     Some(lines.collect::<Vec<_>>().join("\n"))
@@ -36,7 +43,7 @@ fn field(stanza: &str, key: &str) -> Option<String> {
 }
 
 /// A line `deb [options] uri suite component…`.
-fn one_line(text: &str, codename: &str) -> Option<String> {
+fn one_line(text: &str, codename: &str, backports: Option<&str>) -> Option<String> {
     let text = text.split('#').next()?.trim();
     let rest = text.strip_prefix("deb ")?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
@@ -54,9 +61,16 @@ fn one_line(text: &str, codename: &str) -> Option<String> {
         return Some(text.to_owned());
     }
     let options = options.map(|options| format!("[{options}] ")).unwrap_or_default();
-    let components = words.collect::<Vec<_>>().join(" ");
-    let backports = format!("deb {options}{uri} {codename}-backports {components} contrib");
-    Some(format!("{text} contrib\n{backports}"))
+    let components = with_word(&words.collect::<Vec<_>>().join(" "), Some("contrib"));
+    let suites = std::iter::once(codename).chain(backports);
+    let lines = suites.map(|suite| format!("deb {options}{uri} {suite} {components}"));
+    Some(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// A list of words with one more, unless it has that.
+fn with_word(list: &str, word: Option<&str>) -> String {
+    let new = word.filter(|word| list.split_whitespace().all(|it| it != *word));
+    std::iter::once(list).chain(new).collect::<Vec<_>>().join(" ")
 }
 
 fn of_release(suites: &str, codename: &str) -> bool {
@@ -99,7 +113,7 @@ URIs: http://third.test/
 Suites: nodistro
 Components: main
 ";
-        let adapted = with_backports(text, true, "bookworm");
+        let adapted = extended(text, true, "bookworm", Some("bookworm-backports"));
         let expected = "\
 Types: deb
 # a comment
@@ -141,7 +155,17 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
             ),
         ];
         for (text, expected) in table {
-            assert_eq!(with_backports(text, false, "bookworm"), expected, "{text}");
+            let extended = extended(text, false, "bookworm", Some("bookworm-backports"));
+            assert_eq!(extended, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_release_that_needs_no_backports_gets_contrib_alone() {
+        let stanza = "Suites: trixie trixie-updates\nComponents: main";
+        let expected = "Suites: trixie trixie-updates\nComponents: main contrib\n\n";
+        assert_eq!(extended(stanza, true, "trixie", None), expected);
+        let line = "deb http://mirror.test/debian trixie main contrib";
+        assert_eq!(extended(line, false, "trixie", None), format!("{line}\n"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::capture::{CapturePlan, CoveredDisk};
+use crate::capture::{CoveredDisk, Member};
 use crate::inventory::{GuestState, ObjectId, Session};
 use crate::operation::Settle;
 
@@ -72,8 +72,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// What the operator can do.
-    pub fn hint(&self, plan: &CapturePlan, disk: &CoveredDisk) -> String {
-        let (guest, overlay) = (&plan.guest, disk.overlay.display());
+    pub fn hint(&self, member: &Member, disk: &CoveredDisk) -> String {
+        let (guest, overlay) = (&member.guest, disk.overlay.display());
         match self {
             Self::ShutOff | Self::NoProof => format!(
                 "'vitrify repair {guest} --commit' keeps what the guest wrote since, \
@@ -94,7 +94,7 @@ impl Refusal {
 
 /// Judges one disk. A commit into a base needs that the base is the recorded object, and either
 /// the very QEMU process that has kept it open since, or the capture's snapshot as a proof.
-pub fn judge(plan: &CapturePlan, disk: &CoveredDisk, found: &Found<'_>, how: Settle) -> Verdict {
+pub fn judge(member: &Member, disk: &CoveredDisk, found: &Found<'_>, how: Settle) -> Verdict {
     let Some(top) = found.top else { return Verdict::Refuse(Refusal::NoDisk) };
     if top == disk.path {
         return Verdict::OnBase;
@@ -113,7 +113,7 @@ pub fn judge(plan: &CapturePlan, disk: &CoveredDisk, found: &Found<'_>, how: Set
     if found.base != Some(&disk.object) {
         return Verdict::Refuse(Refusal::BaseReplaced);
     }
-    let same_session = found.session.is_some() && found.session == plan.session.as_ref();
+    let same_session = found.session.is_some() && found.session == member.session.as_ref();
     match (found.snapshot, how) {
         _ if same_session => Verdict::CommitLive,
         (_, Settle::Commit) if !active => Verdict::Refuse(Refusal::ShutOff),
@@ -141,7 +141,8 @@ mod tests {
         use Settle::{Commit, CommitOffline, Discard};
         use Verdict::Refuse;
         let plan = sample_capture();
-        let disk = &plan.disks[0];
+        let member = &plan.members[0];
+        let disk = &member.disks[0];
         let elsewhere = Path::new("/elsewhere");
         let (base, overlay) = (disk.path.as_path(), disk.overlay.as_path());
         let foreign = Refuse(Refusal::Foreign("/elsewhere".into()));
@@ -167,11 +168,11 @@ mod tests {
             (false, false, overlay, false, Some(false), Discard, Verdict::Discard),
             (true, true, overlay, true, Some(true), Discard, Refuse(Refusal::InUse)),
         ];
-        let other = Session { domain_id: 99, ..plan.session.clone().unwrap() };
+        let other = Session { domain_id: 99, ..member.session.clone().unwrap() };
         for (index, (active, same, top, as_recorded, snapshot, how, wanted)) in
             table.into_iter().enumerate()
         {
-            let session = if same { plan.session.as_ref() } else { Some(&other) };
+            let session = if same { member.session.as_ref() } else { Some(&other) };
             let object = ObjectId("another".into());
             let found = Found {
                 state: if active { GuestState::Running } else { GuestState::ShutOff },
@@ -181,10 +182,10 @@ mod tests {
                 snapshot,
                 commit_begun: false,
             };
-            assert_eq!(judge(&plan, disk, &found, how), wanted, "row {index}");
+            assert_eq!(judge(member, disk, &found, how), wanted, "row {index}");
             if wanted == Verdict::Discard {
                 let begun = Found { commit_begun: true, ..found };
-                assert_eq!(judge(&plan, disk, &begun, how), Refuse(Refusal::CommitBegun));
+                assert_eq!(judge(member, disk, &begun, how), Refuse(Refusal::CommitBegun));
             }
         }
     }

@@ -1,55 +1,79 @@
-//! From what is there to a capture's plan: which disks, which engine, and why.
+//! From what is there to a capture's plan: which disks of which guests, under which name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use crate::capture::{CapturePlan, Consistency, CoveredDisk, Engine, MemorySource};
+use jiff::{SignedDuration, Timestamp};
+
+use super::choose::{Room, choose, overlay_obstacle};
+use super::error::CaptureError;
+use crate::capture::{
+    CapturePlan, Consistency, CoveredDisk, Engine, MachineFile, Member, MemorySource,
+};
 use crate::definition::Definition;
 use crate::inventory::{Disk, DiskDevice, DiskSource, Guest, GuestState, Location, Snapshot};
 use crate::manifest::UncoveredDisk;
-use crate::name::{Bytes, GuestName, PointId, PointName, Volume};
+use crate::name::{GuestName, GuestUuid, PointId, PointName, Volume};
+use crate::point::{Purpose, name_at};
 use crate::ports::StoreFacts;
-use crate::problem::{Problem, ProblemKind, ProblemNote};
+use crate::problem::ProblemNote;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The id of the point to be.
-    pub point: PointId,
-    /// Its name.
-    pub name: PointName,
-    /// What it must reach; `None`: the best that can be had.
-    pub consistency: Option<Consistency>,
-    /// How it must be done; `None`: as fits.
-    pub engine: Option<Engine>,
-    /// Why only the disks are to be captured although nothing was demanded: what a better engine
-    /// failed of just before.
-    pub plain_because: Option<String>,
+    /// The id of the capture to be.
+    pub id: PointId,
+    /// What its points are called.
+    pub name: Naming,
+    /// The guests.
+    pub guests: Vec<GuestRequest>,
     /// Where overlay files go.
     pub overlay_folder: PathBuf,
     /// How long the dump of RAM may take, in seconds.
     pub dump_limit_s: u64,
     /// How long a disk's commit may take, in seconds.
     pub commit_limit_s: u64,
+    /// How long a guest's agent may take for an answer, in seconds.
+    pub freeze_limit_s: u64,
+    /// How long a guest should stand still at most, in milliseconds.
+    pub pause_limit_ms: u64,
+}
+
+/// How a capture's points get their name.
+#[derive(Debug, Clone)]
+pub enum Naming {
+    /// They are called so.
+    Given(PointName),
+    /// By the first second from this time on that no snapshot of their volumes is called by.
+    At(Timestamp, Purpose),
+}
+
+/// What is asked for of one guest.
+#[derive(Debug, Clone)]
+pub struct GuestRequest {
+    /// The guest.
+    pub guest: GuestUuid,
+    /// The id of the point to be.
+    pub point: PointId,
+    /// What it must reach; `None`: the best that can be had.
+    pub consistency: Option<Consistency>,
+    /// How it must be done; `None`: as fits.
+    pub engine: Option<Engine>,
+    /// The engines that failed just before or in the self-test, and how.
+    pub failed: Vec<(Engine, String)>,
 }
 
 /// What is known when it is asked for.
 #[derive(Debug)]
 pub struct Facts<'a> {
-    /// The guest.
-    pub guest: &'a Guest,
-    /// Its live definition, or the inactive one where it is shut off.
-    pub definition: &'a Definition,
-    /// Where each disk with a local path lies.
-    pub locations: BTreeMap<String, Result<Location, ProblemNote>>,
-    /// The snapshots that those volumes have.
+    /// The guests, in the order of the request.
+    pub guests: Vec<GuestFacts<'a>>,
+    /// The snapshots that their volumes have.
     pub snapshots: Vec<Snapshot>,
     /// The volume that the overlay folder lies on, if that could be snapshotted at all.
     pub overlay_volume: Option<Volume>,
     /// What the store can take.
     pub store: StoreFacts,
-    /// The managed-save image, where there is one that can be read.
-    pub managed_save_image: Option<PathBuf>,
     /// This boot.
     pub boot: String,
     /// This kernel.
@@ -58,136 +82,133 @@ pub struct Facts<'a> {
     pub hypervisor: String,
 }
 
-/// Why no capture is planned.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// libvirt or an administrator has the guest in hand.
-    #[error("guest '{guest}' {doing}")]
-    Busy {
-        /// The guest.
-        guest: GuestName,
-        /// What is going on.
-        doing: String,
-    },
-    /// A disk reads the overlay of an earlier capture.
-    #[error("disk {target} of guest '{guest}' is on the overlay of an unfinished capture")]
-    OnOverlay {
-        /// The guest.
-        guest: GuestName,
-        /// The disk.
-        target: String,
-    },
-    /// A disk lies where nothing can be snapshotted, or is not there.
-    #[error("disk {target} of guest '{guest}' cannot be captured: {}", problem.message)]
-    Disk {
-        /// The guest.
-        guest: GuestName,
-        /// The disk.
-        target: String,
-        /// Why not.
-        problem: ProblemNote,
-    },
-    /// Nothing to capture.
-    #[error("guest '{0}' has no writable disk on local storage")]
-    NoDisk(GuestName),
-    /// The overlay folder would be captured itself.
-    #[error("the overlay folder {} lies on volume {volume}, which would be captured", folder.display())]
-    OverlayFolder {
-        /// The folder.
-        folder: PathBuf,
-        /// The volume.
-        volume: Volume,
-    },
-    /// What was demanded cannot be had.
-    #[error("guest '{guest}' cannot be captured with {wanted}: {reason}")]
-    CannotReach {
-        /// The guest.
-        guest: GuestName,
-        /// The consistency or engine that was demanded.
-        wanted: String,
-        /// Why not.
-        reason: String,
-        /// What follows from that.
-        kind: ProblemKind,
-    },
-    /// The snapshot's name is taken.
-    #[error("volume {} has a snapshot named '{}' already", .0.volume, .0.name)]
-    NameTaken(Snapshot),
+/// What is known of one guest.
+#[derive(Debug)]
+pub struct GuestFacts<'a> {
+    /// The guest.
+    pub guest: &'a Guest,
+    /// Its live definition, or the inactive one where it is shut off.
+    pub definition: &'a Definition,
+    /// Where each disk with a local path lies.
+    pub locations: BTreeMap<String, Result<Location, ProblemNote>>,
+    /// The small files that it has beside its disks.
+    pub machine_files: Vec<MachineFile>,
+    /// The managed-save image, where there is one that can be read.
+    pub managed_save_image: Option<PathBuf>,
 }
 
-impl From<CaptureError> for Problem {
-    fn from(error: CaptureError) -> Self {
-        use CaptureError as E;
-        let (kind, hint) = match &error {
-            E::Busy { .. } => (ProblemKind::Refused, "try again when that is over".to_owned()),
-            E::OnOverlay { guest, .. } => {
-                (ProblemKind::Refused, format!("'vitrify repair {guest}' brings it back"))
-            }
-            E::Disk { problem, .. } => (
-                ProblemKind::Lacking,
-                problem.hint.clone().unwrap_or_else(|| "see 'vitrify doctor'".into()),
-            ),
-            E::NoDisk(guest) => (ProblemKind::Lacking, format!("see 'virsh domblklist {guest}'")),
-            E::OverlayFolder { .. } => (
-                ProblemKind::Lacking,
-                "set [overlay] path to a folder on another volume".to_owned(),
-            ),
-            E::CannotReach { kind, .. } => (
-                *kind,
-                "without --consistency and --engine, the next lower is taken and recorded".into(),
-            ),
-            E::NameTaken(_) => (ProblemKind::Refused, "choose another --name".to_owned()),
-        };
-        Problem::new(kind, error.to_string()).hint(hint)
-    }
+/// A plan for those guests that can be captured, and why the others cannot.
+#[derive(Debug)]
+pub struct Planned {
+    /// The plan; `None` where it would have no guest.
+    pub plan: Option<CapturePlan>,
+    /// Why a guest is not in it.
+    pub refused: Vec<(GuestUuid, CaptureError)>,
 }
 
 /// Makes the plan. Every reason that a user may question is in it.
-pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<CapturePlan, CaptureError> {
-    let guest = facts.guest;
-    check_idle(guest, facts.definition)?;
-    let (disks, uncovered) = cover(request, facts)?;
-    let mut volumes: Vec<Volume> = disks.iter().map(|disk| disk.volume.clone()).collect();
-    volumes.sort();
-    volumes.dedup();
-    if let Some(taken) = facts.snapshots.iter().find(|found| found.name == request.name) {
-        return Err(CaptureError::NameTaken(taken.clone()));
+///
+/// # Errors
+/// What stands against the capture of any of the guests: its name.
+pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<Planned, CaptureError> {
+    let (mut members, mut refused) = (Vec::new(), Vec::new());
+    let mut room = Room::of(&facts.store);
+    for (wanted, guest) in request.guests.iter().zip(&facts.guests) {
+        match member(request, wanted, facts, guest, &mut room) {
+            Ok(member) => members.push(member),
+            Err(error) => refused.push((wanted.guest.clone(), error)),
+        }
     }
-
-    let chosen = choose(request, facts, &uncovered)?;
-    if chosen.engine == Engine::Overlay
-        && let Some(volume) = facts.overlay_volume.as_ref().filter(|it| volumes.contains(it))
-    {
-        let (folder, volume) = (request.overlay_folder.clone(), volume.clone());
-        return Err(CaptureError::OverlayFolder { folder, volume });
+    if members.is_empty() {
+        return Ok(Planned { plan: None, refused });
     }
-    let suspend =
-        chosen.engine == Engine::Plain && guest.state == GuestState::Running && volumes.len() > 1;
-    Ok(CapturePlan {
-        point: request.point.clone(),
-        name: request.name.clone(),
-        guest: guest.name.clone(),
-        guest_uuid: guest.uuid.clone(),
+    let volumes: BTreeSet<_> = members.iter().flat_map(Member::volumes).cloned().collect();
+    let on_them: Vec<_> =
+        facts.snapshots.iter().filter(|it| volumes.contains(&it.volume)).collect();
+    let plan = CapturePlan {
+        id: request.id.clone(),
+        name: name(&request.name, &on_them)?,
         boot: facts.boot.clone(),
-        state: guest.state,
-        session: guest.session.clone(),
-        engine: chosen.engine,
-        reason: chosen.reason,
-        consistency: chosen.consistency,
-        memory: chosen.memory,
-        suspend,
-        disks,
-        uncovered,
-        volumes,
-        known_snapshots: facts.snapshots.iter().map(|found| found.id.clone()).collect(),
-        live_xml: guest.live_xml.clone(),
-        inactive_xml: guest.inactive_xml.clone(),
-        nvram: facts.definition.nvram.clone(),
-        machine: facts.definition.machine.clone(),
+        known_snapshots: on_them.iter().map(|found| found.id.clone()).collect(),
+        volumes: volumes.into_iter().collect(),
+        members,
         hypervisor: facts.hypervisor.clone(),
         kernel: facts.kernel.clone(),
         dump_limit_s: request.dump_limit_s,
         commit_limit_s: request.commit_limit_s,
+        freeze_limit_s: request.freeze_limit_s,
+        pause_limit_ms: request.pause_limit_ms,
+    };
+    Ok(Planned { plan: Some(plan), refused })
+}
+
+/// Several guests of one volume can be captured one after the other in one second.
+fn name(naming: &Naming, snapshots: &[&Snapshot]) -> Result<PointName, CaptureError> {
+    match naming {
+        Naming::Given(name) => match snapshots.iter().find(|found| found.name == *name) {
+            Some(taken) => Err(CaptureError::NameTaken((*taken).clone())),
+            None => Ok(name.clone()),
+        },
+        Naming::At(time, purpose) => {
+            let mut time = *time;
+            loop {
+                let name = name_at(time, *purpose)?;
+                if !snapshots.iter().any(|found| found.name == name) {
+                    return Ok(name);
+                }
+                time = time.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX);
+            }
+        }
+    }
+}
+
+fn member(
+    request: &Request,
+    wanted: &GuestRequest,
+    facts: &Facts<'_>,
+    guest_facts: &GuestFacts<'_>,
+    room: &mut Room<'_>,
+) -> Result<Member, CaptureError> {
+    let guest = guest_facts.guest;
+    check_idle(guest, guest_facts.definition)?;
+    let cover = cover(&request.overlay_folder, &wanted.point, guest_facts)?;
+    let chosen = choose(wanted, guest_facts, &cover.disks, &cover.uncovered, room)?;
+    let captured = |it: &&Volume| cover.disks.iter().any(|disk| disk.volume == **it);
+    let misplaced = facts.overlay_volume.as_ref().filter(captured).map(|volume| {
+        let (folder, volume) = (request.overlay_folder.clone(), volume.clone());
+        CaptureError::OverlayFolder { folder, volume }
+    });
+    let no_overlays = match (chosen.engine, misplaced) {
+        (Engine::Overlay, Some(error)) => return Err(error),
+        (Engine::Instant, Some(error)) => Some(error.to_string()),
+        (Engine::Instant, None) => overlay_obstacle(guest_facts.definition, &cover.disks),
+        _ => None,
+    };
+    if chosen.memory != MemorySource::None {
+        room.promise(guest_facts.definition);
+    }
+    let runs = guest.state == GuestState::Running;
+    Ok(Member {
+        point: wanted.point.clone(),
+        guest: guest.name.clone(),
+        guest_uuid: guest.uuid.clone(),
+        state: guest.state,
+        session: guest.session.clone(),
+        // Two instants of a guest that runs on are not even a pulled power cord.
+        suspend: chosen.engine == Engine::Instant
+            || chosen.engine == Engine::Plain && runs && cover.groups.len() > 1,
+        no_overlays,
+        engine: chosen.engine,
+        reason: chosen.reason,
+        consistency: chosen.consistency,
+        memory: chosen.memory,
+        disks: cover.disks,
+        uncovered: cover.uncovered,
+        warnings: cover.warnings.into_iter().collect(),
+        live_xml: guest.live_xml.clone(),
+        inactive_xml: guest.inactive_xml.clone(),
+        machine_files: guest_facts.machine_files.clone(),
+        machine: guest_facts.definition.machine.clone(),
     })
 }
 
@@ -209,12 +230,19 @@ fn check_idle(guest: &Guest, definition: &Definition) -> Result<(), CaptureError
     }
 }
 
-type Cover = (Vec<CoveredDisk>, Vec<UncoveredDisk>);
+/// What a point of a guest would hold.
+struct Cover {
+    disks: Vec<CoveredDisk>,
+    uncovered: Vec<UncoveredDisk>,
+    /// The groups of volumes that are snapshotted at one instant each.
+    groups: BTreeSet<String>,
+    warnings: BTreeSet<String>,
+}
 
-fn cover(request: &Request, facts: &Facts<'_>) -> Result<Cover, CaptureError> {
+fn cover(folder: &Path, point: &PointId, facts: &GuestFacts<'_>) -> Result<Cover, CaptureError> {
     let guest = &facts.guest.name;
-    let mut disks = Vec::new();
-    let mut uncovered = Vec::new();
+    let (mut disks, mut uncovered) = (Vec::new(), Vec::new());
+    let (mut groups, mut warnings) = (BTreeSet::new(), BTreeSet::new());
     for disk in facts.definition.disks.iter().filter(|disk| is_written(disk)) {
         let target = disk.target.clone();
         if let Some(reason) = why_uncovered(disk) {
@@ -225,7 +253,7 @@ fn cover(request: &Request, facts: &Facts<'_>) -> Result<Cover, CaptureError> {
         else {
             continue;
         };
-        if path.starts_with(&request.overlay_folder) {
+        if path.starts_with(folder) {
             return Err(CaptureError::OnOverlay { guest: guest.clone(), target });
         }
         let location = location.clone().map_err(|problem| CaptureError::Disk {
@@ -233,8 +261,10 @@ fn cover(request: &Request, facts: &Facts<'_>) -> Result<Cover, CaptureError> {
             target: target.clone(),
             problem,
         })?;
+        groups.insert(location.group);
+        warnings.extend(location.warnings);
         disks.push(CoveredDisk {
-            overlay: overlay_file(&request.overlay_folder, guest, &target, &request.point),
+            overlay: overlay_file(folder, guest, &target, point),
             target,
             path: path.clone(),
             object: location.object,
@@ -246,7 +276,7 @@ fn cover(request: &Request, facts: &Facts<'_>) -> Result<Cover, CaptureError> {
     if disks.is_empty() {
         return Err(CaptureError::NoDisk(guest.clone()));
     }
-    Ok((disks, uncovered))
+    Ok(Cover { disks, uncovered, groups, warnings })
 }
 
 /// Fresh for every capture, and recognisable by the point's id.
@@ -254,7 +284,7 @@ fn overlay_file(folder: &Path, guest: &GuestName, target: &str, point: &PointId)
     folder.join(format!("{guest}.{target}.{point}.qcow2"))
 }
 
-fn is_written(disk: &Disk) -> bool {
+pub(super) fn is_written(disk: &Disk) -> bool {
     let drive = matches!(disk.device, DiskDevice::Disk | DiskDevice::Lun);
     drive && !disk.read_only && disk.source != DiskSource::Empty
 }
@@ -266,124 +296,4 @@ fn why_uncovered(disk: &Disk) -> Option<String> {
         _ if disk.shareable => Some("it is shareable: others write to it too".into()),
         _ => None,
     }
-}
-
-struct Chosen {
-    engine: Engine,
-    consistency: Consistency,
-    memory: MemorySource,
-    reason: String,
-}
-
-fn choose(
-    request: &Request,
-    facts: &Facts<'_>,
-    uncovered: &[UncoveredDisk],
-) -> Result<Chosen, CaptureError> {
-    let guest = facts.guest;
-    let obstacle = memory_obstacle(facts, uncovered);
-    let full = obstacle.as_ref().is_some_and(|it| it.kind == ProblemKind::NoSpace);
-    let cannot = |wanted: String, reason: &str| CaptureError::CannotReach {
-        guest: guest.name.clone(),
-        wanted,
-        reason: reason.to_owned(),
-        kind: if full { ProblemKind::NoSpace } else { ProblemKind::Lacking },
-    };
-    let obstacle = obstacle.map(|it| it.text);
-    let lower = request.plain_because.is_some()
-        || request.engine == Some(Engine::Plain)
-        || request.consistency.is_some_and(|wanted| wanted != Consistency::Memory);
-    if let (Some(Engine::Overlay), true) = (request.engine, lower) {
-        return Err(cannot("engine overlay".into(), "it always captures memory"));
-    }
-    let chosen = match (guest.state, obstacle) {
-        (GuestState::ShutOff, obstacle) => shut_off(facts, obstacle.filter(|_| !lower), lower),
-        (_, Some(obstacle)) if !lower => {
-            plain(Consistency::Crash, format!("no memory image: {obstacle}"))
-        }
-        (_, _) if lower => {
-            let asked_for = || "as asked for".to_owned();
-            plain(Consistency::Crash, request.plain_because.clone().unwrap_or_else(asked_for))
-        }
-        _ => Chosen {
-            engine: Engine::Overlay,
-            consistency: Consistency::Memory,
-            memory: MemorySource::Dump,
-            reason: "the guest runs and its memory can be kept".into(),
-        },
-    };
-    match request.consistency {
-        Some(Consistency::Memory) if chosen.consistency != Consistency::Memory => {
-            return Err(cannot("consistency memory".into(), &chosen.reason));
-        }
-        Some(Consistency::Off) if chosen.consistency != Consistency::Off => {
-            return Err(cannot("consistency off".into(), "it is not shut off"));
-        }
-        _ => {}
-    }
-    if request.engine == Some(Engine::Overlay) && chosen.engine != Engine::Overlay {
-        return Err(cannot("engine overlay".into(), &chosen.reason));
-    }
-    Ok(chosen)
-}
-
-fn plain(consistency: Consistency, reason: String) -> Chosen {
-    Chosen { engine: Engine::Plain, consistency, memory: MemorySource::None, reason }
-}
-
-fn shut_off(facts: &Facts<'_>, obstacle: Option<String>, lower: bool) -> Chosen {
-    if !facts.guest.managed_save {
-        return plain(Consistency::Off, "the guest is shut off".into());
-    }
-    let without = |why: &str| {
-        plain(Consistency::Crash, format!("the guest is saved by libvirt, and its image {why}"))
-    };
-    match (&facts.managed_save_image, obstacle) {
-        _ if lower => without("was not asked for"),
-        (None, _) => without("could not be read"),
-        (_, Some(obstacle)) => without(&format!("is not kept: {obstacle}")),
-        (Some(path), None) => Chosen {
-            engine: Engine::Plain,
-            consistency: Consistency::Memory,
-            memory: MemorySource::ManagedSave { path: path.clone() },
-            reason: "the guest is saved by libvirt, and the point keeps its image".into(),
-        },
-    }
-}
-
-/// Why the point cannot have a memory image.
-struct Obstacle {
-    kind: ProblemKind,
-    text: String,
-}
-
-fn memory_obstacle(facts: &Facts<'_>, uncovered: &[UncoveredDisk]) -> Option<Obstacle> {
-    let lacking = |text: String| Some(Obstacle { kind: ProblemKind::Lacking, text });
-    if facts.guest.state == GuestState::PausedByUser {
-        return lacking("the guest is suspended, and stays so".into());
-    }
-    if let Some(disk) = uncovered.first() {
-        return lacking(format!("disk {} is not captured ({})", disk.target, disk.reason));
-    }
-    let unsafe_disk = facts
-        .definition
-        .disks
-        .iter()
-        .find(|disk| is_written(disk) && disk.cache.as_deref() == Some("unsafe"));
-    if let Some(disk) = unsafe_disk {
-        return lacking(format!("disk {} has cache='unsafe', which ignores flushes", disk.target));
-    }
-    if let Some(reason) = &facts.store.no_memory {
-        return lacking(reason.clone());
-    }
-    let needed = Bytes(facts.definition.memory_kib * 1024);
-    let usable = Bytes(facts.store.free.0.saturating_sub(facts.store.reserve.0));
-    (usable < needed).then(|| Obstacle {
-        kind: ProblemKind::NoSpace,
-        text: format!(
-            "the store {} has {usable} to give above its reserve of {}, and RAM may need {needed}",
-            facts.store.path.display(),
-            facts.store.reserve,
-        ),
-    })
 }

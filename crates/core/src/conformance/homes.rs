@@ -15,8 +15,7 @@ pub trait Fixture {
     /// The port.
     fn homes(&self) -> &dyn Homes;
 
-    /// Writes an image of this content to where the memory image of a staged point belongs, as
-    /// libvirt does.
+    /// Writes a save image of this content to where libvirt writes that of a staged point.
     fn write_memory(&mut self, guest: &GuestUuid, point: &PointId, content: u8) -> Verdict;
 
     /// Changes a published point's memory image.
@@ -244,16 +243,27 @@ fn a_memory_image_is_checked(fixture: &mut dyn Fixture) -> Verdict {
     let (told, sealed) = (Cell::new(Bytes(0)), manifest.memory.as_ref().map(|it| it.bytes));
     ok("check", fixture.homes().check_memory(&found, &|bytes| told.set(bytes)))?;
     same("the progress", Some(told.get()), sealed)?;
+    let target = fixture.homes().save_image(&manifest.guest_uuid, &point(9)?);
+    for _ in 0..2 {
+        ok("write out", fixture.homes().write_save_image(&found, &target, &|_| {}))?;
+    }
+    let nothing = find(fixture, &without)?;
+    let written = fixture.homes().write_save_image(&nothing, &target, &|_| {});
+    fails("writing out what is not there", written, ProblemKind::NotFound)?;
     fixture.damage_memory(&found)?;
+    let written = fixture.homes().write_save_image(&found, &target, &|_| {});
+    fails("writing out a damaged image", written, ProblemKind::Refused)?;
     fails("checking a damaged image", check(fixture, &found), ProblemKind::Refused)
 }
 
 fn points_are_kept_apart(fixture: &mut dyn Fixture) -> Verdict {
-    let mut manifests = Vec::new();
-    for (of, number, content) in [(1, 1, 7), (1, 2, 8), (2, 3, 9)] {
+    // Of one guest one point comes after the other; of two, side by side.
+    let mut manifests = vec![stage_of(fixture, 1, 1, Some(7))?];
+    ok("publish", fixture.homes().publish(&manifests[0]))?;
+    for (of, number, content) in [(1, 2, 8), (2, 3, 9)] {
         manifests.push(stage_of(fixture, of, number, Some(content))?);
     }
-    for manifest in manifests.iter().rev() {
+    for manifest in manifests[1..].iter().rev() {
         ok("publish", fixture.homes().publish(manifest))?;
     }
     let mut folders = Vec::new();
@@ -287,9 +297,9 @@ fn discarding_removes_everything_and_may_be_repeated(fixture: &mut dyn Fixture) 
 fn discarding_leaves_other_points(fixture: &mut dyn Fixture) -> Verdict {
     let published = stage(fixture, 1, Some(7))?;
     ok("publish", fixture.homes().publish(&published))?;
-    let staged = stage(fixture, 2, Some(8))?;
     let gone = stage(fixture, 3, Some(9))?;
     ok("discard", fixture.homes().discard(&gone.guest_uuid, &gone.id))?;
+    let staged = stage(fixture, 2, Some(8))?;
     ok("discard in another home", fixture.homes().discard(&guest(2)?, &staged.id))?;
     ok("discard in another home", fixture.homes().discard(&guest(2)?, &published.id))?;
     ok("publish", fixture.homes().publish(&staged))?;

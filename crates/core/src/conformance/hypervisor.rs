@@ -1,8 +1,10 @@
-//! Rules for [`Hypervisor`]: looking at guests, their power, their overlays and definitions.
+//! Rules for [`Hypervisor`]: looking at guests, their power, the streams of their RAM, their overlays and
+//! definitions.
 
 mod definitions;
 mod overlays;
 mod power;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,9 @@ pub const LOOKING: &[(&str, Check)] = rules![
 /// The rules for suspending, resuming, stopping and starting.
 pub const POWER: &[(&str, Check)] = power::RULES;
 
+/// The rules for streams of RAM.
+pub const STREAMS: &[(&str, Check)] = streams::RULES;
+
 /// The rules for snapshots, overlays and commits.
 pub const OVERLAYS: &[(&str, Check)] = overlays::RULES;
 
@@ -68,7 +73,7 @@ pub const DEFINITIONS: &[(&str, Check)] = definitions::RULES;
 
 /// All rules.
 pub fn rules() -> impl Iterator<Item = (&'static str, Check)> {
-    LOOKING.iter().chain(POWER).chain(OVERLAYS).chain(DEFINITIONS).copied()
+    LOOKING.iter().chain(POWER).chain(STREAMS).chain(OVERLAYS).chain(DEFINITIONS).copied()
 }
 
 /// More time than any step of a small guest takes.
@@ -144,12 +149,20 @@ impl Dump {
     }
 
     fn attempt(&self, fixture: &dyn Fixture, limit: Duration) -> Answer<Pause> {
-        let disk = |target: &'static str| OverlayDisk {
+        let (hypervisor, guest) = (fixture.hypervisor(), fixture.guest());
+        hypervisor.external_snapshot(&guest, &self.memory, &self.disks(), limit)
+    }
+
+    /// Puts the overlays in place, without memory.
+    fn put(&self, fixture: &dyn Fixture, session: &Session) -> Answer<()> {
+        fixture.hypervisor().put_overlays(&fixture.guest(), session, &self.disks())
+    }
+
+    fn disks(&self) -> [OverlayDisk<'_>; 2] {
+        DISKS.map(|target| OverlayDisk {
             target,
             overlay: self.overlays.get(target).map(PathBuf::as_path),
-        };
-        let disks = DISKS.map(disk);
-        fixture.hypervisor().external_snapshot(&fixture.guest(), &self.memory, &disks, limit)
+        })
     }
 
     /// What each disk is to read now.

@@ -32,8 +32,9 @@ pub const RULES: &[(&str, Check)] = rules![
 
 fn capture(number: u32) -> Result<Plan, String> {
     let mut plan = sample_capture();
-    plan.point = name(&format!("{number:08x}-0000-4000-9000-000000000000"))?;
-    plan.reason = "a 'quoted' \"reason\"\nof two lines, with \u{2028} and ünïcode".into();
+    plan.id = name(&format!("{number:08x}-0000-4000-9000-000000000000"))?;
+    plan.members[0].reason =
+        "a 'quoted' \"reason\"\nof two lines, with \u{2028} and ünïcode".into();
     Ok(Plan::Capture(plan))
 }
 
@@ -46,7 +47,11 @@ fn restore(number: u32) -> Result<Plan, String> {
 
 fn records() -> Vec<Record> {
     let prepare = Effect::PrepareFile { file: "nvram".into() };
-    let settle = Effect::SettleOverlay { target: "vda".into(), how: Settle::Discard };
+    let settle = Effect::SettleOverlay {
+        guest: sample_capture().members[0].guest.clone(),
+        target: "vda".into(),
+        how: Settle::Discard,
+    };
     let problem = Problem::refused("a line\nfeed").hint("a \"hint\"").note();
     let object = ObjectId("btrfs:1:257".into());
     vec![
@@ -64,7 +69,7 @@ fn write(fixture: &dyn Fixture, plan: &Plan, records: &[Record]) -> Verdict {
 }
 
 fn append(fixture: &dyn Fixture, plan: &Plan, records: &[Record]) -> Verdict {
-    records.iter().try_for_each(|record| ok("append", fixture.journal().append(plan, record)))
+    ok("append", fixture.journal().append(plan, records))
 }
 
 fn is_there(fixture: &dyn Fixture, wanted: &[(&Plan, &[Record])]) -> Verdict {
@@ -144,7 +149,7 @@ fn an_open_entry_is_not_opened_again(fixture: &mut dyn Fixture) -> Verdict {
 
 fn a_record_needs_an_open_entry(fixture: &mut dyn Fixture) -> Verdict {
     let plan = capture(1)?;
-    let append = |fixture: &dyn Fixture| fixture.journal().append(&plan, &records()[0]);
+    let append = |fixture: &dyn Fixture| fixture.journal().append(&plan, &records()[..1]);
     fails("appending to what was never opened", append(fixture), ProblemKind::NotFound)?;
     write(fixture, &plan, &[])?;
     ok("close", fixture.journal().close(&plan))?;

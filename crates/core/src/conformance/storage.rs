@@ -1,14 +1,16 @@
 //! Rules for [`Storage`]: volumes, snapshots, and the files on them.
 
+mod devices;
 mod files;
 mod snapshots;
 
 use std::path::{Path, PathBuf};
 
 use super::{Verdict, differ, ensure, fails, ok, rules, same};
+use crate::inventory::Location;
 use crate::name::Volume;
-use crate::ports::Storage;
-use crate::problem::ProblemKind;
+use crate::ports::{Answer, Storage};
+use crate::problem::{Problem, ProblemKind};
 
 /// What the rules need: a fresh storage with two empty volumes.
 pub trait Fixture {
@@ -32,14 +34,29 @@ pub trait Fixture {
 
     /// Makes taking a snapshot of this volume fail, at the latest moment that can be had.
     fn obstruct(&mut self, volume: &Volume) -> Verdict;
+
+    /// Whether both volumes are snapshotted at one instant.
+    fn is_one_group(&self) -> bool;
+}
+
+/// What the rules for volumes that are images themselves need besides. Their devices are written and
+/// read like files.
+pub trait DeviceFixture: Fixture {
+    /// Such a volume, and the path of its device.
+    fn device(&self) -> (Volume, PathBuf);
 }
 
 /// A rule.
 pub type Check = fn(&mut dyn Fixture) -> Verdict;
 
+/// A rule for storage with volumes that are images themselves.
+pub type DeviceCheck = fn(&mut dyn DeviceFixture) -> Verdict;
+
 /// The rules for images and where they lie.
 pub const PLACES: &[(&str, Check)] = rules![
     an_image_is_located,
+    images_are_located_in_their_order,
+    volumes_of_one_instant_are_of_one_group,
     an_image_that_is_not_there_is_not_found,
     an_image_elsewhere_is_lacking,
     a_path_without_links_leads_to_itself,
@@ -52,7 +69,10 @@ pub const SNAPSHOTS: &[(&str, Check)] = snapshots::RULES;
 /// The rules for copying, exchanging and removing files.
 pub const FILES: &[(&str, Check)] = files::RULES;
 
-/// All rules.
+/// The rules for volumes that are images themselves.
+pub const DEVICES: &[(&str, DeviceCheck)] = devices::RULES;
+
+/// All rules that any storage must keep.
 pub fn rules() -> impl Iterator<Item = (&'static str, Check)> {
     PLACES.iter().chain(SNAPSHOTS).chain(FILES).copied()
 }
@@ -65,23 +85,58 @@ fn image(fixture: &mut dyn Fixture) -> Result<(Volume, PathBuf), String> {
     Ok((volume, path))
 }
 
+fn locate(fixture: &dyn Fixture, image: &Path) -> Answer<Location> {
+    let mut located = fixture.storage().locate(&[image.to_owned()]);
+    located.pop().unwrap_or_else(|| Err(Problem::failed("no answer for the image")))
+}
+
 fn holds(fixture: &dyn Fixture, path: &Path, wanted: Option<u8>) -> Verdict {
     same(&format!("the content of {}", path.display()), fixture.read(path)?, wanted)
 }
 
 fn an_image_is_located(fixture: &mut dyn Fixture) -> Verdict {
     let (volume, path) = image(fixture)?;
-    let location = ok("locate", fixture.storage().locate(&path))?;
+    let location = ok("locate", locate(fixture, &path))?;
     same("the volume", location.volume, volume)?;
-    same("the path in the volume", location.path_in_volume.as_path(), Path::new("disk.img"))?;
+    same("the path in the volume", location.path_in_volume, Some("disk.img".into()))?;
     let object = ok("object", fixture.storage().object(&path))?;
     same("the object", Some(location.object), object)
+}
+
+fn images_are_located_in_their_order(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let paths = [&a, &b].map(|volume| fixture.root(volume).join("disk.img"));
+    for path in &paths {
+        fixture.write(path, 1)?;
+    }
+    let [first, second] = paths;
+    let absent = first.with_file_name("absent.img");
+    let asked = [second.clone(), absent, first, second];
+    let located = fixture.storage().locate(&asked);
+    same("the number of answers", located.len(), asked.len())?;
+    for (answer, wanted) in located.into_iter().zip([Some(&b), None, Some(&a), Some(&b)]) {
+        match wanted {
+            Some(volume) => same("the volume", &ok("locate", answer)?.volume, volume)?,
+            None => fails("locating what is not there", answer, ProblemKind::NotFound)?,
+        }
+    }
+    ensure(fixture.storage().locate(&[]).is_empty(), "no image has no location")
+}
+
+fn volumes_of_one_instant_are_of_one_group(fixture: &mut dyn Fixture) -> Verdict {
+    let mut groups = Vec::new();
+    for volume in fixture.volumes() {
+        let path = fixture.root(&volume).join("disk.img");
+        fixture.write(&path, 1)?;
+        groups.push(ok("locate", locate(fixture, &path))?.group);
+    }
+    same("whether the group is one", groups[0] == groups[1], fixture.is_one_group())
 }
 
 fn an_image_that_is_not_there_is_not_found(fixture: &mut dyn Fixture) -> Verdict {
     let [volume, _] = fixture.volumes();
     for folder in [fixture.root(&volume), fixture.elsewhere()] {
-        let located = fixture.storage().locate(&folder.join("absent.img"));
+        let located = locate(fixture, &folder.join("absent.img"));
         fails("locating what is not there", located, ProblemKind::NotFound)?;
     }
     Ok(())
@@ -90,7 +145,7 @@ fn an_image_that_is_not_there_is_not_found(fixture: &mut dyn Fixture) -> Verdict
 fn an_image_elsewhere_is_lacking(fixture: &mut dyn Fixture) -> Verdict {
     let path = fixture.elsewhere().join("disk.img");
     fixture.write(&path, 1)?;
-    fails("locating", fixture.storage().locate(&path), ProblemKind::Lacking)?;
+    fails("locating", locate(fixture, &path), ProblemKind::Lacking)?;
     let object = ok("object", fixture.storage().object(&path))?;
     ensure(object.is_some(), "an object is known on any file system")
 }

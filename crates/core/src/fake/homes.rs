@@ -1,12 +1,15 @@
 //! Homes whose memory images are numbers.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::storage::missing;
-use super::{Fake, FakePoint, State, save_image};
+use super::{Fake, FakePoint, FakeStream, State, managed_save_image};
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestUuid, PointId};
-use crate::ports::{Answer, FileContent, FoundPoint, Homes, NamedFile, Published, StoreFacts};
+use crate::ports::{
+    Answer, FileContent, FoundPoint, Homes, MemoryStream, NamedFile, Published, StoreFacts,
+};
 use crate::problem::Problem;
 
 impl Homes for Fake {
@@ -38,8 +41,53 @@ impl Homes for Fake {
         )
     }
 
+    fn is_staged(&self, _: &GuestUuid, point: &PointId, files: &[NamedFile]) -> Answer<bool> {
+        self.look(|state| {
+            let staged = state.point(point)?.files.clone();
+            let same = |file: &NamedFile| {
+                Ok(staged.get(&file.name) == Some(&state.text_of(&file.content)?))
+            };
+            let same = files.iter().map(same).collect::<Answer<Vec<_>>>()?;
+            Ok(same.into_iter().all(|it| it))
+        })
+    }
+
     fn staged_memory(&self, guest: &GuestUuid, point: &PointId) -> PathBuf {
         folder(guest, point).join("memory")
+    }
+
+    fn receive_memory(
+        &self,
+        _: &GuestUuid,
+        point: &PointId,
+        _: &str,
+        _: MemoryStream,
+    ) -> Answer<()> {
+        self.change(
+            "receive memory",
+            |_| {},
+            |state| {
+                state.point(point)?;
+                self.receiving.borrow_mut().insert(point.clone());
+                Ok(())
+            },
+        )
+    }
+
+    fn await_first_page(&self, guest: &GuestUuid, point: &PointId) -> Answer<()> {
+        self.look(|state| self.streamed(state, guest, point).map(drop))
+    }
+
+    fn await_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<Duration> {
+        self.change(
+            "await memory",
+            |_| {},
+            |state| {
+                let ram = self.streamed(state, guest, point)?;
+                state.point(point)?.memory = Some(ram);
+                Ok(Duration::from_millis(1))
+            },
+        )
     }
 
     fn seal_memory(&self, _: &GuestUuid, point: &PointId) -> Answer<MemoryImage> {
@@ -60,7 +108,7 @@ impl Homes for Fake {
             |_| {},
             |state| {
                 let mut guests = state.guests.values();
-                let saved = guests.find(|it| save_image(&it.name) == image);
+                let saved = guests.find(|it| managed_save_image(&it.name) == image);
                 let saved = saved.and_then(|it| it.managed_save).ok_or_else(|| missing(image))?;
                 state.point(point)?.memory = Some(saved);
                 Ok(())
@@ -121,6 +169,29 @@ impl Homes for Fake {
         })
     }
 
+    fn save_image(&self, guest: &GuestUuid, operation: &PointId) -> PathBuf {
+        folder(guest, operation).join("save")
+    }
+
+    fn write_save_image(
+        &self,
+        point: &FoundPoint,
+        target: &Path,
+        progress: &dyn Fn(Bytes),
+    ) -> Answer<()> {
+        self.check_memory(point, progress)?;
+        self.change(
+            "write save image",
+            |_| {},
+            |state| {
+                let memory = state.point(&point.id)?.memory;
+                let ram = memory.ok_or_else(|| Problem::not_found("no memory image"))?;
+                state.save_images.insert(target.to_owned(), ram);
+                Ok(())
+            },
+        )
+    }
+
     fn check_memory(&self, point: &FoundPoint, progress: &dyn Fn(Bytes)) -> Answer<()> {
         self.look(|state| {
             let manifest = point.manifest.as_ref().map_err(|it| -> Problem { it.note().into() })?;
@@ -133,6 +204,18 @@ impl Homes for Fake {
                 Err(Problem::refused("the memory image differs"))
             }
         })
+    }
+}
+
+impl Fake {
+    /// What a stream of a guest's RAM has brought for a point.
+    fn streamed(&self, state: &mut State, guest: &GuestUuid, point: &PointId) -> Answer<u64> {
+        match state.guest(guest)?.stream {
+            Some(FakeStream::Begun { ram, .. }) if self.receiving.borrow().contains(point) => {
+                Ok(ram)
+            }
+            _ => Err(Problem::failed("no stream came")),
+        }
     }
 }
 

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::storage::missing;
-use super::{Fake, FakeGuest, State, save_image};
+use super::{Fake, FakeGuest, FakeJob, FakeStream, State, managed_save_image};
 use crate::definition::Definition;
 use crate::inventory::{Guest, GuestState, Session};
 use crate::name::{GuestName, GuestUuid};
-use crate::ports::{Answer, Commit, Hypervisor, OverlayDisk, Pause};
+use crate::ports::{Answer, Commit, Hypervisor, MemoryStream, OverlayDisk, Pause};
 use crate::problem::{Problem, ProblemKind};
 
-const PAUSE: Pause = Pause { pause: Duration::from_millis(5) };
+const PAUSE: Pause = Pause { pause: Duration::from_millis(5), stopped: Duration::ZERO };
 
 impl Hypervisor for Fake {
     fn guests(&self) -> Answer<Vec<Guest>> {
@@ -35,13 +35,10 @@ impl Hypervisor for Fake {
         disks: &[OverlayDisk<'_>],
         limit: Duration,
     ) -> Answer<Pause> {
-        let overlays: BTreeMap<String, PathBuf> = disks
-            .iter()
-            .filter_map(|disk| Some((disk.target.to_owned(), disk.overlay?.to_owned())))
-            .collect();
+        let overlays = overlays_of(disks);
         let half = |state: &mut State| {
             if let Ok(guest) = state.guest(guest) {
-                guest.job = Some(overlays.clone());
+                guest.job = Some(FakeJob::Dump);
             }
         };
         self.change("external snapshot", half, |state| {
@@ -65,15 +62,32 @@ impl Hypervisor for Fake {
         })
     }
 
+    fn put_overlays(
+        &self,
+        guest: &GuestUuid,
+        session: &Session,
+        disks: &[OverlayDisk<'_>],
+    ) -> Answer<()> {
+        let overlays = overlays_of(disks);
+        let half = |state: &mut State| {
+            if let Ok(guest) = state.guest(guest) {
+                guest.job = Some(FakeJob::Overlays(overlays.clone()));
+            }
+        };
+        self.change("put overlays", half, |state| {
+            let it = state.guest(guest)?.ours(session)?;
+            if it.state != GuestState::PausedByUser {
+                return Err(Problem::failed(format!("guest {} is not suspended", it.name)));
+            }
+            if let Some(there) = overlays.values().find(|path| state.files.contains_key(*path)) {
+                return Err(Problem::refused(format!("{} exists already", there.display())));
+            }
+            state.put_on_overlays(guest, &overlays)
+        })
+    }
+
     fn abort_snapshot_job(&self, guest: &GuestUuid) -> Answer<()> {
-        self.change(
-            "abort job",
-            |_| {},
-            |state| {
-                state.guest(guest)?.job = None;
-                Ok(())
-            },
-        )
+        self.change("abort job", |_| {}, |state| state.end_job(guest))
     }
 
     fn commit_overlay(&self, commit: &Commit<'_>) -> Answer<()> {
@@ -146,6 +160,64 @@ impl Hypervisor for Fake {
         )
     }
 
+    fn open_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<MemoryStream> {
+        self.change(
+            "open stream",
+            |_| {},
+            |state| {
+                let guest = state.guest(guest)?.ours(session)?;
+                if guest.state != GuestState::Running {
+                    return Err(Problem::failed(format!("guest {} does not run", guest.name)));
+                }
+                if guest.stream.is_some() {
+                    return Err(Problem::lacking(format!("guest {} is streamed", guest.name)));
+                }
+                guest.stream = Some(FakeStream::Open { resumes: guest.resumes });
+                Ok(MemoryStream(Box::new(std::io::empty())))
+            },
+        )
+    }
+
+    fn begin_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        self.change(
+            "begin stream",
+            |_| {},
+            |state| {
+                let guest = state.guest(guest)?.ours(session)?;
+                let Some(FakeStream::Open { resumes }) = guest.stream else {
+                    return Err(Problem::failed("no stream was opened"));
+                };
+                let whole = guest.state == GuestState::PausedByUser && guest.resumes == resumes;
+                guest.stream = Some(FakeStream::Begun { ram: guest.ram, whole });
+                Ok(())
+            },
+        )
+    }
+
+    fn check_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<Duration> {
+        self.look(|state| match state.guest(guest)?.ours(session)?.stream {
+            Some(FakeStream::Begun { whole: true, .. }) => Ok(Duration::ZERO),
+            Some(FakeStream::Begun { whole: false, .. }) => {
+                Err(Problem::failed("somebody else resumed it"))
+            }
+            _ => Err(Problem::failed("no stream was begun")),
+        })
+    }
+
+    fn close_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        self.change(
+            "close stream",
+            |_| {},
+            |state| {
+                let guest = state.guest(guest)?;
+                if guest.session.as_ref() == Some(session) {
+                    guest.stream = None;
+                }
+                Ok(())
+            },
+        )
+    }
+
     fn suspend(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
         self.change(
             "suspend",
@@ -162,9 +234,38 @@ impl Hypervisor for Fake {
             "resume",
             |_| {},
             |state| {
+                state.end_job(guest)?;
                 let guest = state.guest(guest)?.ours(session)?;
                 let was = std::mem::replace(&mut guest.state, GuestState::Running);
+                guest.resumes += u32::from(was != GuestState::Running);
                 Ok((was != GuestState::Running).then_some(PAUSE))
+            },
+        )
+    }
+
+    fn freeze(&self, guest: &GuestUuid, session: &Session, _: Duration) -> Answer<()> {
+        let half = |state: &mut State| {
+            if let Ok(guest) = state.guest(guest) {
+                guest.frozen = true;
+            }
+        };
+        self.change("freeze", half, |state| {
+            state.guest(guest)?.ours(session)?.with_agent()?.frozen = true;
+            Ok(())
+        })
+    }
+
+    fn is_frozen(&self, guest: &GuestUuid, session: &Session, _: Duration) -> Answer<bool> {
+        self.look(|state| Ok(state.guest(guest)?.ours(session)?.with_agent()?.frozen))
+    }
+
+    fn thaw(&self, guest: &GuestUuid, session: &Session, _: Duration) -> Answer<bool> {
+        self.change(
+            "thaw",
+            |_| {},
+            |state| match state.guest(guest)? {
+                it if it.session.is_none() => Ok(false),
+                it => Ok(std::mem::take(&mut it.ours(session)?.with_agent()?.frozen)),
             },
         )
     }
@@ -222,8 +323,9 @@ impl Hypervisor for Fake {
             "start from image",
             |_| {},
             |state| {
-                let ram =
-                    state.memory_at(image).and_then(|it| *it).ok_or_else(|| missing(image))?;
+                let written_out = state.save_images.get(image).copied();
+                let ram = written_out.or_else(|| *state.memory_at(image)?);
+                let ram = ram.ok_or_else(|| missing(image))?;
                 state.power_on(guest, ram, paused.then_some(GuestState::PausedOtherwise))
             },
         )
@@ -233,7 +335,7 @@ impl Hypervisor for Fake {
         self.look(|state| {
             let mut guests = state.guests.values();
             let saved = guests.any(|it| it.name == *guest && it.managed_save.is_some());
-            Ok(saved.then(|| save_image(guest)))
+            Ok(saved.then(|| managed_save_image(guest)))
         })
     }
 
@@ -249,7 +351,20 @@ impl Hypervisor for Fake {
     }
 }
 
+fn overlays_of(disks: &[OverlayDisk<'_>]) -> BTreeMap<String, PathBuf> {
+    let overlay = |it: &OverlayDisk<'_>| Some((it.target.to_owned(), it.overlay?.to_owned()));
+    disks.iter().filter_map(overlay).collect()
+}
+
 impl State {
+    /// What asks anything of a guest waits until libvirt is done with it.
+    fn end_job(&mut self, guest: &GuestUuid) -> Answer<()> {
+        match self.guest(guest)?.job.take() {
+            Some(FakeJob::Overlays(overlays)) => self.put_on_overlays(guest, &overlays),
+            Some(FakeJob::Dump) | None => Ok(()),
+        }
+    }
+
     fn put_on_overlays(
         &mut self,
         guest: &GuestUuid,
@@ -327,6 +442,13 @@ impl FakeGuest {
         }
     }
 
+    fn with_agent(&mut self) -> Answer<&mut Self> {
+        match self.agent {
+            true => Ok(self),
+            false => Err(Problem::lacking(format!("guest {} has no agent", self.name))),
+        }
+    }
+
     /// The guest, if it runs in this life or was suspended by a user's request.
     fn ours(&mut self, session: &Session) -> Answer<&mut Self> {
         let it = self;
@@ -351,6 +473,8 @@ impl FakeGuest {
             job: self.job.as_ref().map(|_| "snapshot".to_owned()),
             live_xml: active.then(|| self.xml(uuid, &self.live)),
             inactive_xml: Some(self.xml(uuid, &self.inactive)),
+            no_stream: None,
+            frail_stream: None,
         }
     }
 
@@ -367,6 +491,12 @@ impl FakeGuest {
                 "<disk type='file' device='disk'><driver name='qemu' type='raw'/>\
                  <source file='{}'/><target dev='{target}'/></disk>",
                 path.display()
+            );
+        }
+        if self.agent {
+            xml.push_str(
+                "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0' \
+                 state='connected'/></channel>",
             );
         }
         xml.push_str("</devices></domain>");

@@ -25,13 +25,13 @@ impl Journal for Fake {
         )
     }
 
-    fn append(&self, plan: &Plan, record: &Record) -> Answer<()> {
+    fn append(&self, plan: &Plan, records: &[Record]) -> Answer<()> {
         self.change(
             "append to journal",
             |_| {},
             |state| {
-                let line = to_text(record)?;
-                state.entry(plan.id())?.push(line);
+                let lines: Vec<_> = records.iter().map(to_text).collect::<Answer<_>>()?;
+                state.entry(plan.id())?.extend(lines);
                 Ok(())
             },
         )

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::capture::{self, CapturePlan, Consistency, Engine};
-use crate::engine::{Observer, plan_capture, plan_restore, run};
+use crate::capture::{self, CapturePlan, Consistency, Engine, GuestRequest, Naming};
+use crate::engine::{Observer, Planned, plan_capture, plan_restore, run};
 use crate::inventory::Snapshot;
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::name::{GuestName, GuestUuid, SnapshotId};
@@ -34,17 +34,36 @@ pub(super) fn snapshot_id(number: u64) -> SnapshotId {
     literal!(format!("snapshot-{number}"))
 }
 
-/// A request for the best point that can be had, the `number`th.
+pub(super) fn neighbour_name() -> GuestName {
+    literal!("v")
+}
+
+pub(super) fn neighbour_uuid() -> GuestUuid {
+    literal!("00000000-0000-4000-8000-000000000002")
+}
+
+/// A request for the best point of the guest `w` that can be had, the `number`th.
 pub fn capture_request(number: u32) -> capture::Request {
     capture::Request {
-        point: literal!(format!("00000000-0000-4000-9000-{number:012}")),
-        name: literal!(format!("point-{number}")),
-        consistency: None,
-        engine: None,
-        plain_because: None,
+        id: literal!(format!("00000000-0000-4000-b000-{number:012}")),
+        name: Naming::Given(literal!(format!("point-{number}"))),
+        guests: vec![guest_request(guest_uuid(), number)],
         overlay_folder: "/overlays".into(),
         dump_limit_s: 60,
         commit_limit_s: 60,
+        freeze_limit_s: 10,
+        pause_limit_ms: 1000,
+    }
+}
+
+/// A request for the best point of a guest that can be had, the `number`th.
+pub fn guest_request(guest: GuestUuid, number: u32) -> GuestRequest {
+    GuestRequest {
+        guest,
+        point: literal!(format!("00000000-0000-4000-9000-{number:012}")),
+        consistency: None,
+        engine: None,
+        failed: Vec::new(),
     }
 }
 
@@ -62,9 +81,9 @@ pub fn restore_request() -> restore::Request {
 /// The plan of a capture with memory of a running guest with one disk.
 pub fn sample_capture() -> CapturePlan {
     let fake = Fake::with_guest(1);
-    match plan_capture(&fake.world(), &capture_request(1), &fake.guest_uuid()) {
-        Ok(plan) => plan,
-        Err(problem) => unreachable!("{problem}"),
+    match plan_capture(&fake.world(), &capture_request(1)) {
+        Ok(Planned { plan: Some(plan), .. }) => plan,
+        other => unreachable!("{other:?}"),
     }
 }
 
@@ -73,8 +92,9 @@ pub fn sample_restore() -> RestorePlan {
     let fake = Fake::with_guest(1);
     let world = fake.world();
     let plan = || {
-        let plan = plan_capture(&world, &capture_request(1), &fake.guest_uuid())?;
-        run(&world, Plan::Capture(plan), &Nobody)?;
+        if let Some(plan) = plan_capture(&world, &capture_request(1))?.plan {
+            run(&world, Plan::Capture(plan), &Nobody)?;
+        }
         let points = world.homes.points()?;
         plan_restore(&world, &restore_request(), Path::new("/overlays"), &points[0])
     };
@@ -99,17 +119,18 @@ impl Observer for Nobody {
 /// A point without memory of the guest `w`, taken at `time` (RFC 3339) under this name.
 pub fn sample_manifest(time: &str, name: &str) -> Manifest {
     let plan = sample_capture();
+    let member = &plan.members[0];
     Manifest {
         version: VERSION,
-        id: plan.point,
+        id: member.point.clone(),
         names: vec![literal!(name)],
-        guest: plan.guest,
-        guest_uuid: plan.guest_uuid,
+        guest: member.guest.clone(),
+        guest_uuid: member.guest_uuid.clone(),
         time: literal!(time),
-        state: plan.state,
+        state: member.state,
         consistency: Consistency::Crash,
         engine: Engine::Plain,
-        reason: plan.reason,
+        reason: member.reason.clone(),
         pause_us: None,
         stalled_us: 0,
         volumes: vec![Snapshot {
@@ -118,16 +139,16 @@ pub fn sample_manifest(time: &str, name: &str) -> Manifest {
             id: snapshot_id(1),
         }],
         disks: vec![PointDisk {
-            target: plan.disks[0].target.clone(),
-            path: plan.disks[0].path.clone(),
-            format: plan.disks[0].format.clone(),
-            volume: plan.disks[0].volume.clone(),
-            path_in_volume: plan.disks[0].path_in_volume.clone(),
+            target: member.disks[0].target.clone(),
+            path: member.disks[0].path.clone(),
+            format: member.disks[0].format.clone(),
+            volume: member.disks[0].volume.clone(),
+            path_in_volume: member.disks[0].path_in_volume.clone(),
         }],
         uncovered: Vec::new(),
         memory: None,
-        nvram: None,
-        machine: plan.machine,
+        machine_files: Vec::new(),
+        machine: member.machine.clone(),
         hypervisor: plan.hypervisor,
         kernel: plan.kernel,
     }

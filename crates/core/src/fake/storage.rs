@@ -2,22 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use super::{Fake, State};
-use crate::inventory::{Location, ObjectId, Snapshot};
-use crate::name::{PointName, Volume};
+use super::{Fake, FakeSnapshot, State};
+use crate::inventory::{FoundSnapshot, Location, ObjectId, Owner, Snapshot};
+use crate::name::{PointId, PointName, Volume};
 use crate::ports::{Answer, NamedFile, Storage};
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemKind};
 
 impl Storage for Fake {
-    fn locate(&self, image: &Path) -> Answer<Location> {
-        self.look(|state| {
-            let object = state.object_of(image).ok_or_else(|| missing(image))?;
-            let Some((volume, path_in_volume)) = state.volume_of(image) else {
-                return Err(Problem::lacking(format!("{} is on tmpfs", image.display())));
-            };
-            Ok(Location { volume, path_in_volume, object })
-        })
+    fn locate(&self, images: &[PathBuf]) -> Vec<Answer<Location>> {
+        let locate = |image: &PathBuf| self.look(|state| state.location_of(image));
+        images.iter().map(locate).collect()
     }
 
     fn resolve(&self, path: &Path) -> Answer<PathBuf> {
@@ -28,17 +24,22 @@ impl Storage for Fake {
         self.look(|state| Ok(state.object_of(path)))
     }
 
-    fn snapshot(&self, volumes: &[Volume], name: &PointName) -> Answer<Vec<Snapshot>> {
+    fn snapshot(
+        &self,
+        volumes: &[Volume],
+        name: &PointName,
+        owners: &[Owner],
+    ) -> Answer<Vec<Snapshot>> {
         let half = |state: &mut State| {
             if let Some(volume) = volumes.first() {
-                state.take_snapshot(volume, name);
+                state.take_snapshot(volume, name, owners);
             }
         };
         self.change("snapshot", half, |state| {
             let taken = state
                 .snapshots
                 .iter()
-                .any(|(it, _)| volumes.contains(&it.volume) && it.name == *name);
+                .any(|it| volumes.contains(&it.snapshot.volume) && it.snapshot.name == *name);
             if taken {
                 return Err(Problem::refused(format!("a snapshot {name} exists")));
             }
@@ -48,15 +49,23 @@ impl Storage for Fake {
             if let Some(broken) = volumes.iter().find(|it| state.broken.contains(it)) {
                 return Err(Problem::failed(format!("no snapshot of {broken} can be taken")));
             }
-            Ok(volumes.iter().map(|volume| state.take_snapshot(volume, name)).collect())
+            Ok(volumes.iter().map(|volume| state.take_snapshot(volume, name, owners)).collect())
         })
     }
 
-    fn snapshots(&self, volume: &Volume) -> Answer<Vec<Snapshot>> {
+    fn snapshots(&self, volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
         self.look(|state| {
-            let of_volume = state.snapshots.iter().filter(|(it, _)| it.volume == *volume);
-            Ok(of_volume.map(|(it, _)| it.clone()).collect())
+            let there = state.snapshots.iter().filter(|it| volumes.contains(&it.snapshot.volume));
+            let found = there.map(|it| FoundSnapshot {
+                snapshot: it.snapshot.clone(),
+                points: Some(it.points.clone()),
+            });
+            Ok(found.collect())
         })
+    }
+
+    fn flush(&self, _: &[Volume]) -> Answer<Duration> {
+        self.change("flush", |_| {}, |state| Ok(state.flush_takes))
     }
 
     fn check_read_only(&self, _: &Snapshot) -> Answer<()> {
@@ -64,20 +73,16 @@ impl Storage for Fake {
         Ok(())
     }
 
-    fn destroy(&self, snapshot: &Snapshot) -> Answer<()> {
-        self.change(
-            "destroy",
-            |_| {},
-            |state| {
-                let named =
-                    |it: &Snapshot| it.volume == snapshot.volume && it.name == snapshot.name;
-                if state.snapshots.iter().any(|(it, _)| named(it) && it.id != snapshot.id) {
-                    return Err(Problem::refused(format!("{} is another snapshot", snapshot.name)));
-                }
-                state.snapshots.retain(|(it, _)| it != snapshot);
-                Ok(())
-            },
-        )
+    fn destroy(&self, snapshots: &[Snapshot]) -> Answer<()> {
+        let half = |state: &mut State| {
+            if let [first, _, ..] = snapshots {
+                state.destroy(first).ok();
+            }
+        };
+        self.change("destroy", half, |state| {
+            let results: Vec<_> = snapshots.iter().map(|it| state.destroy(it)).collect();
+            results.into_iter().collect()
+        })
     }
 
     fn annotate(&self, volume: &Volume, files: &[NamedFile]) -> Answer<()> {
@@ -107,12 +112,7 @@ impl Storage for Fake {
             state.new_file(beside, 0, None);
         };
         self.change("copy from snapshot", half, |state| {
-            let named = |it: &Snapshot| it.volume == snapshot.volume && it.name == snapshot.name;
-            let found = state.snapshots.iter().find(|(it, _)| named(it));
-            let (found, files) = found.ok_or_else(|| missing(snapshot.name.as_ref()))?;
-            if found.id != snapshot.id {
-                return Err(Problem::refused(format!("{} is another snapshot", snapshot.name)));
-            }
+            let files = state.snapshot(snapshot)?.files.clone();
             if !path_in_volume.components().all(|part| matches!(part, Component::Normal(_))) {
                 return Err(Problem::refused(format!("{} climbs", path_in_volume.display())));
             }
@@ -135,6 +135,42 @@ impl Storage for Fake {
         )
     }
 
+    fn expose(&self, snapshot: &Snapshot, owner: &PointId) -> Answer<PathBuf> {
+        let device = device(snapshot, owner);
+        self.change(
+            "expose",
+            |_| {},
+            |state| {
+                let content = state.snapshot(snapshot)?.files.get(Path::new("")).copied();
+                let content =
+                    content.ok_or_else(|| missing(Path::new(snapshot.volume.as_str())))?;
+                if !state.files.contains_key(&device) {
+                    state.new_file(&device, content, None);
+                }
+                Ok(device.clone())
+            },
+        )
+    }
+
+    fn conceal(&self, snapshot: &Snapshot, owner: &PointId) -> Answer<()> {
+        self.remove_file(&device(snapshot, owner))
+    }
+
+    fn overwrite(&self, source: &Path, target: &Path) -> Answer<()> {
+        // Half of the blocks are of the one and half of the other.
+        let half = |state: &mut State| {
+            if let Some(file) = state.files.get_mut(target) {
+                file.content = u64::MAX;
+            }
+        };
+        self.change("overwrite", half, |state| {
+            let content = state.files.get(source).ok_or_else(|| missing(source))?.content;
+            let file = state.files.get_mut(target).ok_or_else(|| missing(target))?;
+            file.content = content;
+            Ok(())
+        })
+    }
+
     fn exchange(&self, beside: &Path, target: &Path) -> Answer<()> {
         self.change(
             "exchange",
@@ -155,10 +191,16 @@ impl Storage for Fake {
             |_| {},
             |state| {
                 state.files.remove(path);
+                state.save_images.remove(path);
                 Ok(())
             },
         )
     }
+}
+
+/// Where a snapshot is exposed.
+fn device(snapshot: &Snapshot, owner: &PointId) -> PathBuf {
+    format!("{}.vitrify-{}-{owner}", snapshot.volume, snapshot.name).into()
 }
 
 pub(super) fn missing(path: &Path) -> Problem {
@@ -170,7 +212,35 @@ impl State {
         self.files.get(path).map(|file| ObjectId(format!("object-{}", file.object)))
     }
 
-    fn take_snapshot(&mut self, volume: &Volume, name: &PointName) -> Snapshot {
+    fn location_of(&self, image: &Path) -> Answer<Location> {
+        let object = self.object_of(image).ok_or_else(|| missing(image))?;
+        let Some((volume, rest)) = self.volume_of(image) else {
+            return Err(Problem::lacking(format!("{} is on tmpfs", image.display())));
+        };
+        let path_in_volume = (rest != Path::new("")).then_some(rest);
+        let (group, warnings) = (volume.to_string(), Vec::new());
+        Ok(Location { volume, path_in_volume, object, group, warnings })
+    }
+
+    fn snapshot(&self, wanted: &Snapshot) -> Answer<&FakeSnapshot> {
+        let named = |it: &Snapshot| it.volume == wanted.volume && it.name == wanted.name;
+        let found = self.snapshots.iter().find(|it| named(&it.snapshot));
+        match found.ok_or_else(|| missing(wanted.name.as_ref()))? {
+            found if found.snapshot.id == wanted.id => Ok(found),
+            _ => Err(Problem::refused(format!("{} is another snapshot", wanted.name))),
+        }
+    }
+
+    fn destroy(&mut self, snapshot: &Snapshot) -> Answer<()> {
+        match self.snapshot(snapshot) {
+            Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        self.snapshots.retain(|it| it.snapshot != *snapshot);
+        Ok(())
+    }
+
+    fn take_snapshot(&mut self, volume: &Volume, name: &PointName, owners: &[Owner]) -> Snapshot {
         let number = self.number();
         let files: BTreeMap<_, _> = self
             .files
@@ -185,7 +255,8 @@ impl State {
             name: name.clone(),
             id: super::sample::snapshot_id(number),
         };
-        self.snapshots.push((snapshot.clone(), files));
+        let points = owners.iter().map(|it| it.point.clone()).collect();
+        self.snapshots.push(FakeSnapshot { snapshot: snapshot.clone(), points, files });
         snapshot
     }
 }

@@ -9,7 +9,9 @@ use crate::inventory::{Guest, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, PointId, Volume};
 use crate::problem::{Problem, ProblemKind};
-use crate::restore::{DefinitionChange, FileSource, RestoreFile, RestorePlan, StartMode};
+use crate::restore::{
+    DefinitionChange, FileSource, Replacement, RestoreFile, RestorePlan, StartMode,
+};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -33,8 +35,8 @@ pub struct Facts<'a> {
     pub manifest: &'a Manifest,
     /// Where its files lie.
     pub folder: &'a Path,
-    /// Its memory image, if it has one.
-    pub memory: Option<&'a Path>,
+    /// Where its memory would be written out, if it has any.
+    pub save_image: Option<PathBuf>,
     /// Its inactive definition, or the live one where it had no other.
     pub definition_xml: &'a str,
     /// Whether it had no other: libvirt forgets such a guest when it ends.
@@ -127,7 +129,7 @@ impl From<RestoreError> for Problem {
     }
 }
 
-/// Makes the plan. That the memory image is what the manifest says has been checked before.
+/// Makes the plan.
 pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<RestorePlan, RestoreError> {
     let manifest = facts.manifest;
     let name = manifest.guest.clone();
@@ -143,8 +145,8 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<RestorePlan, Restore
         }
         check_disks(request, facts, guest)?;
     }
-    let start = match (facts.memory, request.cold) {
-        (Some(image), false) => StartMode::Resume { image: image.to_owned() },
+    let start = match (&facts.save_image, request.cold) {
+        (Some(image), false) => StartMode::Resume { image: image.clone() },
         (None, false) => return Err(RestoreError::NoMemory(manifest.consistency)),
         (_, true) if manifest.consistency == Consistency::Off => StartMode::StayOff,
         (_, true) => StartMode::Boot,
@@ -168,7 +170,7 @@ fn definition(request: &Request, facts: &Facts<'_>) -> Option<DefinitionChange> 
     let old = facts.guest.and_then(|guest| guest.inactive_xml.clone());
     // A resumed guest that was transient comes from its image alone, and stays transient.
     let keep = request.keep_definition && old.is_some()
-        || facts.transient && facts.memory.is_some() && !request.cold;
+        || facts.transient && facts.save_image.is_some() && !request.cold;
     let same = old.as_deref() == Some(facts.definition_xml);
     (!keep && !same).then(|| DefinitionChange { new: facts.definition_xml.to_owned(), old })
 }
@@ -191,23 +193,24 @@ fn files(request: &Request, facts: &Facts<'_>) -> Result<Vec<RestoreFile>, Resto
         if found.id != bound.id {
             return Err(mismatch("is another one than was taken then"));
         }
-        files.push(RestoreFile {
-            label: disk.target.clone(),
-            source: FileSource::Snapshot {
-                snapshot: bound.clone(),
-                path_in_volume: disk.path_in_volume.clone(),
-            },
-            place: facts.real_path(&disk.path),
-            beside: beside(&facts.real_path(&disk.path), &request.id),
-        });
+        let snapshot = bound.clone();
+        let (place, how) = match disk.path_in_volume.clone() {
+            Some(path_in_volume) => {
+                let place = facts.real_path(&disk.path);
+                let source = FileSource::Snapshot { snapshot, path_in_volume };
+                let beside = beside(&place, &request.id);
+                (place, Replacement::Exchange { source, beside })
+            }
+            // Where its link leads changes from boot to boot.
+            None => (disk.path.clone(), Replacement::Overwrite { snapshot }),
+        };
+        files.push(RestoreFile { label: disk.target.clone(), place, how });
     }
-    if let Some(nvram) = &facts.manifest.nvram {
-        files.push(RestoreFile {
-            label: "nvram".into(),
-            source: FileSource::Point { path: facts.folder.join("nvram") },
-            place: facts.real_path(nvram),
-            beside: beside(&facts.real_path(nvram), &request.id),
-        });
+    for file in &facts.manifest.machine_files {
+        let (label, place) = (file.name.clone(), facts.real_path(&file.path));
+        let source = FileSource::Point { path: facts.folder.join(&file.name) };
+        let beside = beside(&place, &request.id);
+        files.push(RestoreFile { label, place, how: Replacement::Exchange { source, beside } });
     }
     Ok(files)
 }

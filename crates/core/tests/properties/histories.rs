@@ -2,16 +2,17 @@
 //! what cannot be made good again.
 
 use std::path::Path;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use vitrify_core::capture::Consistency;
+use vitrify_core::capture::{CapturePlan, Consistency};
 use vitrify_core::engine::{plan_capture, plan_restore, run};
-use vitrify_core::fake::{Fake, Nobody, capture_request, restore_request};
+use vitrify_core::fake::{Fake, Nobody, capture_request, guest_request, restore_request};
 use vitrify_core::inventory::{GuestState, ObjectId};
 use vitrify_core::manifest::MemoryImage;
 use vitrify_core::name::Bytes;
-use vitrify_core::operation::{Effect, Fact, Next, Outcome, Plan, Record, Settle, next};
+use vitrify_core::operation::{Effect, Fact, History, Next, Outcome, Plan, Record, Settle, next};
 use vitrify_core::ports::{Homes, Published};
 use vitrify_core::problem::{ProblemKind, ProblemNote};
 
@@ -23,9 +24,22 @@ fn plans() -> Vec<Plan> {
     let capture = |disks, change: &dyn Fn(&Fake), wanted| {
         let fake = Fake::with_guest(disks);
         change(&fake);
-        let request = vitrify_core::capture::Request { consistency: wanted, ..capture_request(1) };
-        let plan = plan_capture(&fake.world(), &request, &fake.guest_uuid()).unwrap();
+        let mut request = capture_request(1);
+        request.guests[0].consistency = wanted;
+        let plan = plan_capture(&fake.world(), &request).unwrap().plan.unwrap();
         (fake, plan)
+    };
+    let with_agent = |fake: &Fake| fake.change_guest(|guest| guest.agent = true);
+    let set = || {
+        let fake = Fake::with_guest(2);
+        let mut request = capture_request(1);
+        request.guests.push(guest_request(fake.add_neighbour(), 2));
+        (plan_capture(&fake.world(), &request).unwrap().plan.unwrap(), fake)
+    };
+    // Which of the two ways a capture takes is found out only by the flush.
+    let quick = |mut plan: CapturePlan| {
+        plan.pause_limit_ms = 10_000;
+        plan
     };
     let off = |fake: &Fake, managed_save| {
         fake.change_guest(|guest| {
@@ -39,12 +53,16 @@ fn plans() -> Vec<Plan> {
         capture(1, &|_| {}, None),
         capture(2, &|_| {}, None),
         capture(2, &|_| {}, Some(Consistency::Crash)),
+        capture(2, &with_agent, Some(Consistency::Frozen)),
         capture(2, &|fake| off(fake, None), None),
         capture(1, &|fake| off(fake, Some(100)), None),
     ]
     .into_iter()
     .map(|(_, plan)| Plan::Capture(plan))
     .collect();
+    plans.push(Plan::Capture(set().0));
+    plans.push(Plan::Capture(quick(capture(2, &|_| {}, None).1)));
+    plans.push(Plan::Capture(quick(set().0)));
     for (cold, moved) in [(false, false), (true, false), (false, true)] {
         let (fake, plan) = capture(2, &|_| {}, None);
         run(&fake.world(), Plan::Capture(plan), &Nobody).unwrap();
@@ -66,16 +84,21 @@ fn plans() -> Vec<Plan> {
 fn effects(plan: &Plan) -> Vec<Effect> {
     match plan {
         Plan::Capture(plan) => {
-            let mut effects = plan.steps();
-            for disk in &plan.disks {
-                let settle = |how| Effect::SettleOverlay { target: disk.target.clone(), how };
-                effects.extend([Settle::CommitOffline, Settle::Discard].map(settle));
+            let slow = Effect::FlushVolumes;
+            let flushed = Record::Done { fact: fact(&slow), effect: slow };
+            let mut effects = plan.steps(&History::of(&[flushed]));
+            for member in &plan.members {
+                let guest = || member.guest.clone();
+                for disk in &member.disks {
+                    let target = || disk.target.clone();
+                    let settle =
+                        |how| Effect::SettleOverlay { guest: guest(), target: target(), how };
+                    effects.extend([Settle::CommitOffline, Settle::Discard].map(settle));
+                }
+                effects.push(Effect::AbortSnapshotJob { guest: guest() });
+                effects.push(Effect::DiscardPoint { guest: guest() });
             }
-            effects.extend([
-                Effect::AbortSnapshotJob,
-                Effect::DestroySnapshots,
-                Effect::DiscardPoint,
-            ]);
+            effects.push(Effect::DestroySnapshots);
             effects
         }
         Plan::Restore(plan) => {
@@ -94,8 +117,9 @@ fn fact(effect: &Effect) -> Fact {
     let published = Published { stored: Bytes(1), home_snapshot: None };
     let memory = MemoryImage { bytes: Bytes(1), blake3: String::new() };
     match effect {
-        Effect::Publish => Fact::Published(published),
-        Effect::SealMemory => Fact::Sealed { memory },
+        Effect::Publish { .. } => Fact::Published(published),
+        Effect::SealMemory { .. } => Fact::Sealed { memory },
+        Effect::FlushVolumes => Fact::Flushed { took: Duration::from_secs(1) },
         Effect::SnapshotVolumes => {
             Fact::Snapshots { snapshots: Vec::new(), time: jiff::Timestamp::UNIX_EPOCH }
         }
@@ -174,13 +198,19 @@ fn begun(records: &[Record], wanted: &Effect) -> bool {
     records.iter().any(|it| matches!(it, Record::Begun { effect } if effect == wanted))
 }
 
+/// Whether the agent was asked to freeze, or QEMU to stream.
+fn possibly_done(records: &[Record], held: &Effect) -> bool {
+    History::of(records).possibly_done(held, &[ProblemKind::Refused, ProblemKind::Lacking])
+}
+
 /// What must hold whenever an effect is proposed.
 fn check(plan: &Plan, records: &[Record], effect: &Effect) -> Result<(), TestCaseError> {
     prop_assert!(effects(plan).contains(effect), "{effect} is no step of this plan");
     prop_assert!(!done(records, effect), "{effect} is done already");
     match effect {
-        Effect::DestroySnapshots | Effect::DiscardPoint => {
-            prop_assert!(!done(records, &Effect::Publish), "{effect} after the point is published");
+        Effect::DiscardPoint { guest } => {
+            let publish = Effect::Publish { guest: guest.clone() };
+            prop_assert!(!done(records, &publish), "{effect} after it is published");
         }
         Effect::SwapFile { .. } => {
             prop_assert!(done(records, &Effect::Stop), "{effect} before the guest is stopped");
@@ -189,10 +219,19 @@ fn check(plan: &Plan, records: &[Record], effect: &Effect) -> Result<(), TestCas
     }
     let clears = matches!(
         effect,
-        Effect::DestroySnapshots | Effect::DiscardPoint | Effect::RemoveOverlay { .. }
+        Effect::DestroySnapshots | Effect::DiscardPoint { .. } | Effect::RemoveOverlay { .. }
     );
-    if clears && begun(records, &Effect::Suspend) {
-        prop_assert!(done(records, &Effect::Resume), "{effect} before the guest is resumed");
+    if let (true, Plan::Capture(plan)) = (clears, plan) {
+        for guest in plan.members.iter().map(|it| it.guest.clone()) {
+            let (suspend, resume) =
+                (Effect::Suspend { guest: guest.clone() }, Effect::Resume { guest: guest.clone() });
+            let (freeze, thaw) = (Effect::Freeze { guest: guest.clone() }, Effect::Thaw { guest });
+            let held = [begun(records, &suspend), possibly_done(records, &freeze)];
+            for (held, release) in held.into_iter().zip([resume, thaw]) {
+                let released = !held || done(records, &release);
+                prop_assert!(released, "{effect} before {release}");
+            }
+        }
     }
     Ok(())
 }
@@ -203,17 +242,46 @@ fn check_over(plan: &Plan, records: &[Record], outcome: &Outcome) -> Result<(), 
     match (plan, outcome) {
         (_, Outcome::Unsettled { .. }) => {}
         (Plan::Capture(plan), outcome) => {
-            prop_assert!(undone(Effect::Suspend, Effect::Resume), "the guest is left suspended");
-            for disk in &plan.disks {
-                let remove = Effect::RemoveOverlay { target: disk.target.clone() };
-                prop_assert!(undone(Effect::ExternalSnapshot, remove), "an overlay is left");
+            for member in &plan.members {
+                let guest = || member.guest.clone();
+                let (suspend, resume) =
+                    (Effect::Suspend { guest: guest() }, Effect::Resume { guest: guest() });
+                prop_assert!(undone(suspend, resume), "a guest is left suspended");
+                let (freeze, thaw) =
+                    (Effect::Freeze { guest: guest() }, Effect::Thaw { guest: guest() });
+                let thawed = !possibly_done(records, &freeze) || done(records, &thaw);
+                prop_assert!(thawed, "a guest is left frozen");
+                let (open, close) =
+                    (Effect::OpenStream { guest: guest() }, Effect::CloseStream { guest: guest() });
+                let closed = !possibly_done(records, &open) || done(records, &close);
+                prop_assert!(closed, "a stream is left open");
+                for disk in &member.disks {
+                    let remove =
+                        Effect::RemoveOverlay { guest: guest(), target: disk.target.clone() };
+                    for put in [
+                        Effect::ExternalSnapshot { guest: guest() },
+                        Effect::PutOverlays { guest: guest() },
+                    ] {
+                        prop_assert!(undone(put, remove.clone()), "an overlay is left");
+                    }
+                }
+                if !done(records, &Effect::Publish { guest: guest() }) {
+                    let (stage, discard) = (
+                        Effect::StagePoint { guest: guest() },
+                        Effect::DiscardPoint { guest: guest() },
+                    );
+                    prop_assert!(undone(stage, discard), "a point is left");
+                }
             }
+            let published = |it: &vitrify_core::capture::Member| {
+                done(records, &Effect::Publish { guest: it.guest.clone() })
+            };
             if matches!(outcome, Outcome::Abandoned { .. }) {
                 let snapshots = undone(Effect::SnapshotVolumes, Effect::DestroySnapshots);
                 prop_assert!(snapshots, "snapshots are left");
-                prop_assert!(undone(Effect::StagePoint, Effect::DiscardPoint), "a point is left");
+                prop_assert!(!plan.members.iter().any(published), "something is published");
             } else {
-                prop_assert!(done(records, &Effect::Publish), "it is not published");
+                prop_assert!(plan.members.iter().any(published), "nothing is published");
             }
         }
         (Plan::Restore(plan), Outcome::Abandoned { .. }) => {

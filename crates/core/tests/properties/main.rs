@@ -5,4 +5,5 @@
 
 mod histories;
 mod manifests;
+mod streams;
 mod texts;

@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select as one_of;
-use vitrify_core::capture::{Consistency, Engine};
+use vitrify_core::capture::{Consistency, Engine, MachineFile, NVRAM};
 use vitrify_core::fake::sample_manifest;
 use vitrify_core::inventory::{GuestState, Snapshot};
 use vitrify_core::manifest::{Manifest, MemoryImage, PointDisk, UncoveredDisk};
@@ -37,7 +37,7 @@ fn disk() -> impl Strategy<Value = PointDisk> {
             path: path.into(),
             format,
             volume: volume.parse().unwrap(),
-            path_in_volume: below.into(),
+            path_in_volume: Some(below.into()),
         },
     )
 }
@@ -75,10 +75,14 @@ prop_compose! {
             disks,
             uncovered: uncovered.collect(),
             memory,
-            nvram: nvram.map(Into::into),
+            machine_files: nvram.into_iter().map(machine_file).collect(),
             ..sample_manifest("2026-11-23T10:00:00Z", "one")
         }
     }
+}
+
+fn machine_file(path: String) -> MachineFile {
+    MachineFile { name: NVRAM.into(), path: path.into() }
 }
 
 proptest! {

@@ -11,36 +11,32 @@ use vitrify_core::problem::Problem;
 
 use super::subvolume;
 use crate::files::{at, ensure_folder, parent, remove_if_empty};
-use crate::mounts::{mount_of, same_file_system};
+use crate::mounts::same_file_system;
 
 /// The folder, beside a subvolume, that holds all snapshots of its neighbours.
 const SNAPSHOTS: &str = ".vitrify";
 
-/// Finds the volume that holds an image, or any other existing path.
-pub(super) fn locate(image: &Path) -> Answer<Location> {
-    let real = fs::canonicalize(image).map_err(at("cannot find", image))?;
+/// Finds the volume that holds an image, or any other path, on a Btrfs; `real` is that path without
+/// symbolic links.
+pub(crate) fn locate(image: &Path, real: &Path) -> Answer<Location> {
     let shown = image.display();
-    if !subvolume::is_btrfs(&real)? {
-        let mount = mount_of(&real)?;
-        let message = format!("{shown} lies on {}, which cannot be snapshotted", mount.kind);
-        return Err(Problem::lacking(message)
-            .hint("put it on Btrfs, into a subvolume of its own for this guest's disks"));
-    }
-    let Some(root) = subvolume::root_of(&real)? else {
+    let Some(root) = subvolume::root_of(real)? else {
         let message = format!("{shown} is reached through a bind mount that hides its subvolume");
         return Err(Problem::lacking(message)
             .hint("let the guest's definition name the path below the subvolume's own mount"));
     };
     check_place(root, &shown.to_string())?;
     let found = subvolume::show(root)?;
-    let inode = fs::metadata(&real).map_err(at("cannot look at", &real))?.ino();
-    let path_in_volume = real.strip_prefix(root).unwrap_or(&real).to_owned();
+    let inode = fs::metadata(real).map_err(at("cannot look at", real))?.ino();
+    let path_in_volume = Some(real.strip_prefix(root).unwrap_or(real).to_owned());
     let not_text = || Problem::lacking(format!("the path {} is not UTF-8", root.display()));
-    let volume = root.to_str().and_then(|root| root.parse().ok()).ok_or_else(not_text)?;
+    let volume: Volume = root.to_str().and_then(|root| root.parse().ok()).ok_or_else(not_text)?;
     Ok(Location {
+        group: volume.to_string(),
         volume,
         path_in_volume,
         object: ObjectId(format!("btrfs:{}:{inode}", found.uuid)),
+        warnings: Vec::new(),
     })
 }
 
@@ -133,8 +129,6 @@ impl SnapshotFolder {
 
 #[cfg(test)]
 mod tests {
-    use vitrify_core::problem::ProblemKind;
-
     use super::*;
 
     #[test]
@@ -151,14 +145,5 @@ mod tests {
         for volume in ["/", "tank/vm", "/srv/.."] {
             assert!(SnapshotFolder::of(&volume.parse().unwrap()).is_err(), "{volume}");
         }
-    }
-
-    #[test]
-    fn what_cannot_be_snapshotted_is_named() {
-        let problem = locate(Path::new("/proc/self/status")).unwrap_err();
-        assert_eq!(problem.kind, ProblemKind::Lacking);
-        assert_eq!(problem.message, "/proc/self/status lies on proc, which cannot be snapshotted");
-        let absent = locate(Path::new("/no/such/image")).unwrap_err();
-        assert_eq!(absent.kind, ProblemKind::NotFound);
     }
 }

@@ -21,7 +21,7 @@ struct Wanted<'a> {
 
 /// Takes one snapshot of each volume. What can be looked up is looked up before the first, so that
 /// the snapshots are as close in time as they can be.
-pub(super) fn take(volumes: &[Volume], name: &PointName) -> Answer<Vec<Snapshot>> {
+pub(crate) fn take(volumes: &[Volume], name: &PointName) -> Answer<Vec<Snapshot>> {
     let mut wanted = Vec::new();
     for volume in volumes {
         let folder = SnapshotFolder::of(volume)?;
@@ -68,8 +68,7 @@ fn undone(wanted: &[Wanted<'_>], name: &PointName, mut problem: Problem) -> Prob
             _ => Ok(()),
         };
         if let Err(left) = undo().and_then(|()| it.folder.remove_if_empty()) {
-            problem.message.push_str("; and afterwards: ");
-            problem.message.push_str(&left.chain());
+            problem = problem.and_afterwards(&left);
         }
     }
     problem
@@ -77,7 +76,7 @@ fn undone(wanted: &[Wanted<'_>], name: &PointName, mut problem: Problem) -> Prob
 
 /// Every subvolume in the folder of a volume's snapshots whose name can be one, with its identity,
 /// whatever it is a snapshot of: one that was exchanged must be seen to be another.
-pub(super) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
+pub(crate) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
     let folder = SnapshotFolder::of(volume)?.path;
     let mut found = Vec::new();
     for name in names(&folder)? {
@@ -124,7 +123,7 @@ fn snapshot(volume: &Volume, name: &PointName, uuid: &str) -> Answer<Snapshot> {
 }
 
 /// Destroys a snapshot, looked up by name and identity.
-pub(super) fn destroy(snapshot: &Snapshot) -> Answer<()> {
+pub(crate) fn destroy(snapshot: &Snapshot) -> Answer<()> {
     let folder = SnapshotFolder::of(&snapshot.volume)?;
     let place = folder.place(&snapshot.name);
     match subvolume::find(&place)? {

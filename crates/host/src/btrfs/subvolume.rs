@@ -6,12 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::statfs;
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
 
 use crate::command::Command;
-use crate::files::{at, is_absence};
+use crate::files::{at, is_absence, is_of_kind};
 use crate::mounts::mount_of;
 
 /// `f_type` of a Btrfs, `BTRFS_SUPER_MAGIC` of linux/magic.h.
@@ -36,9 +35,7 @@ pub(crate) struct Subvolume {
 
 /// Whether an existing path lies on a Btrfs.
 pub(crate) fn is_btrfs(path: &Path) -> Answer<bool> {
-    let found = statfs(path).map_err(at("cannot look at", path))?;
-    // The field's width and sign differ between machines, its 32 bits do not.
-    Ok(found.f_type as u32 == MAGIC)
+    is_of_kind(path, MAGIC)
 }
 
 /// Whether there is a subvolume at this very path.

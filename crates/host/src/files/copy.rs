@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{IFlags, SeekFrom, ioctl_ficlone, ioctl_getflags, ioctl_setflags, seek};
+use rustix::fs::{
+    IFlags, SeekFrom, copy_file_range, ioctl_ficlone, ioctl_getflags, ioctl_setflags, seek,
+};
 use rustix::io::Errno;
 use vitrify_core::ports::Answer;
 
@@ -72,7 +74,8 @@ fn share_blocks(source: &File, copied: &File) -> io::Result<bool> {
     }
 }
 
-/// Copies what is not a hole.
+/// Copies what is not a hole. The kernel is asked first: ZFS shares blocks between a snapshot and its
+/// pool's datasets in this way, and not by the ioctl that needs one mount.
 fn copy_data(source: &File, copied: &File, length: u64) -> io::Result<()> {
     let mut buffer = vec![0; STEP];
     let mut position = 0;
@@ -83,7 +86,7 @@ fn copy_data(source: &File, copied: &File, length: u64) -> io::Result<()> {
             Err(Errno::INVAL | Errno::OPNOTSUPP) => (position, length),
             Err(error) => return Err(error.into()),
         };
-        position = start;
+        position = start + share_range(source, copied, start, end)?;
         while position < end {
             let wanted = usize::try_from(end - position).unwrap_or(STEP).min(STEP);
             let read = source.read_at(&mut buffer[..wanted], position)?;
@@ -95,6 +98,22 @@ fn copy_data(source: &File, copied: &File, length: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Lets the kernel copy as much of a range as it can, and says how much that was.
+fn share_range(source: &File, copied: &File, start: u64, end: u64) -> io::Result<u64> {
+    let (mut from, mut to) = (start, start);
+    while from < end {
+        let wanted = usize::try_from(end - from).unwrap_or(usize::MAX).min(1 << 30);
+        match copy_file_range(source, Some(&mut from), copied, Some(&mut to), wanted) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            // Another file system, or one that cannot.
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(from - start)
 }
 
 #[cfg(test)]

@@ -1,44 +1,46 @@
-//! One guest's home: staging, publishing and removing points. Every step may be repeated after a
-//! crash anywhere.
+//! One guest's home: its folders, and the steps of publishing and removing a point.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use vitrify_core::manifest::Manifest;
-use vitrify_core::name::{Bytes, GuestUuid, PointId, SnapshotId};
+use vitrify_core::manifest::{Manifest, MemoryImage};
+use vitrify_core::name::{Bytes, GuestUuid, PointId};
 use vitrify_core::ports::{Answer, FileContent, NamedFile, Published};
-use vitrify_core::problem::Problem;
+use vitrify_core::problem::{Problem, ProblemKind};
 
-use crate::btrfs::subvolume;
+use super::ground::{Ground, shares_blocks};
+use crate::files::copy::copy;
 use crate::files::{
-    allocated, at, ensure_folder, exists, lay, remove_if_empty, remove_tree, sync_folder,
-    sync_parent, sync_tree, unlink,
+    allocated, at, ensure_folder, exists, lay, names, remove_tree, sync_folder, sync_parent,
+    sync_tree, unlink,
 };
+use crate::memory::{self, Form};
 
-/// A point's manifest, in the point's folder.
+/// A point's manifest.
 pub(super) const MANIFEST: &str = "manifest.json";
-/// A point's memory image, in the point's folder.
-const MEMORY: &str = "memory.save";
-/// The folder, beside the homes, that holds their snapshots.
-const SNAPSHOTS: &str = ".vitrify";
+/// A save image that libvirt wrote, before it is taken into the image.
+const DUMP: &str = "memory.save";
+/// An image by pages.
+const PAGED: &str = "memory";
+/// An image that is compressed as a whole.
+const WHOLE: &str = "memory.zst";
 
 /// A guest's home, which need not exist.
 #[derive(Debug)]
 pub(super) struct Home {
     store: PathBuf,
+    guest: GuestUuid,
     path: PathBuf,
-    snapshots: PathBuf,
 }
 
 impl Home {
     /// A guest's home in a store.
     pub(super) fn new(store: &Path, guest: &GuestUuid) -> Self {
-        Self {
-            store: store.to_owned(),
-            path: store.join(guest),
-            snapshots: store.join(SNAPSHOTS).join(guest),
-        }
+        Self { store: store.to_owned(), guest: guest.clone(), path: store.join(guest) }
+    }
+
+    fn ground(&self) -> Answer<Ground> {
+        Ground::of(&self.store, &self.guest)
     }
 
     /// The folder of its points.
@@ -55,36 +57,21 @@ impl Home {
         self.path.join("incoming").join(id)
     }
 
-    /// Where a staged point's memory image is written.
-    pub(super) fn staged_memory(&self, id: &PointId) -> PathBuf {
-        self.incoming(id).join(MEMORY)
+    /// Where libvirt writes a staged point's memory to.
+    pub(super) fn dump(&self, id: &PointId) -> PathBuf {
+        self.incoming(id).join(DUMP)
     }
 
-    /// Where a subvolume's memory image waits for the snapshot. By its point's id, so that it is
-    /// never taken for another's.
-    fn passing_memory(&self, id: &PointId) -> PathBuf {
-        self.path.join("memory").join(format!("{id}.save"))
+    /// Where an operation may put a save image for libvirt.
+    pub(super) fn save_image(&self, operation: &PointId) -> PathBuf {
+        self.path.join("outgoing").join(format!("{operation}.save"))
     }
 
-    fn snapshot(&self, id: &PointId) -> PathBuf {
-        self.snapshots.join(id)
-    }
-
-    fn is_subvolume(&self) -> Answer<bool> {
-        subvolume::is_subvolume(&self.path)
-    }
-
-    /// Makes the home where it is missing: a subvolume where the store lies on a Btrfs. A home that
-    /// exists is kept as what it is.
+    /// Makes the home where it is missing.
     pub(super) fn ensure(&self) -> Answer<()> {
-        if !exists(&self.path)? && subvolume::is_btrfs(&self.store)? {
-            subvolume::create(&self.path)?;
-            fs::set_permissions(&self.path, Permissions::from_mode(0o700))
-                .map_err(at("cannot make private", &self.path))?;
-            sync_parent(&self.path)?;
-        }
+        Ground::make(&self.store, &self.guest)?;
         ensure_folder(&self.path)?;
-        ["incoming", "points", "memory"]
+        ["incoming", "outgoing", "points"]
             .iter()
             .try_for_each(|folder| ensure_folder(&self.path.join(folder)))
     }
@@ -97,85 +84,146 @@ impl Home {
         sync_folder(&folder)
     }
 
+    /// Whether the staged files are what these are now. They are small: firmware variables.
+    pub(super) fn is_staged(&self, id: &PointId, files: &[NamedFile]) -> Answer<bool> {
+        let read = |path: &Path| fs::read(path).map_err(at("cannot read", path));
+        for file in files {
+            let now = match &file.content {
+                FileContent::Text(text) => text.clone().into_bytes(),
+                FileContent::CopyOf(source) => read(source)?,
+            };
+            if read(&self.incoming(id).join(&file.name))? != now {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The image that a staged point has, if it has one.
+    fn staged_form(&self, id: &PointId) -> Answer<Option<Form>> {
+        if self.ground()?.is_snapshotted() {
+            let folder = self.path.join(PAGED);
+            return Ok(exists(&folder)?.then_some(Form::Paged { folder }));
+        }
+        form_in(&self.incoming(id))
+    }
+
+    /// Makes the place for a staged point's image: the home's one image where the home is
+    /// snapshotted; else a copy that shares the newest point's blocks; else a file of its own.
+    pub(super) fn make_form(&self, id: &PointId) -> Answer<Form> {
+        if let Some(form) = self.staged_form(id)? {
+            return Ok(form);
+        }
+        if self.ground()?.is_snapshotted() {
+            let folder = self.path.join(PAGED);
+            ensure_folder(&folder)?;
+            return Ok(Form::Paged { folder });
+        }
+        let incoming = self.incoming(id);
+        ensure_folder(&incoming)?;
+        if !shares_blocks(&incoming)? {
+            return Ok(Form::Whole { file: incoming.join(WHOLE) });
+        }
+        let folder = incoming.join(PAGED);
+        if let Some(last) = self.newest_paged()? {
+            // Only a whole copy bears the name.
+            let draft = incoming.join("memory.draft");
+            remove_tree(&draft)?;
+            ensure_folder(&draft)?;
+            for name in names(&last)? {
+                let (from, to) = (last.join(&name), draft.join(&name));
+                let source = File::open(&from).map_err(at("cannot read", &from))?;
+                copy(&source, &to, &from)?;
+            }
+            fs::rename(&draft, &folder).map_err(at("cannot put in place", &folder))?;
+        }
+        ensure_folder(&folder)?;
+        Ok(Form::Paged { folder })
+    }
+
+    /// The image by pages of the point that was published last.
+    fn newest_paged(&self) -> Answer<Option<PathBuf>> {
+        let mut newest = None;
+        for name in names(&self.points())? {
+            let folder = self.points().join(name).join(PAGED);
+            if let Ok(found) = folder.metadata()
+                && let Ok(changed) = found.modified()
+            {
+                newest = newest.max(Some((changed, folder)));
+            }
+        }
+        Ok(newest.map(|(_, folder)| folder))
+    }
+
+    /// Makes a staged image whole and durable: what libvirt dumped is taken into it first.
+    pub(super) fn seal(&self, id: &PointId) -> Answer<MemoryImage> {
+        let dump = self.dump(id);
+        if exists(&dump)? {
+            let form = self.make_form(id)?;
+            memory::ingest_save_image(&form, &dump, id)?;
+            let sealed = memory::seal(&form, id)?;
+            unlink(&dump)?;
+            sync_parent(&dump)?;
+            return Ok(sealed);
+        }
+        match self.staged_form(id)? {
+            Some(form) if exists(&self.incoming(id))? => memory::seal(&form, id),
+            _ => Err(Problem::not_found(format!("point {id} has no memory image"))),
+        }
+    }
+
     /// Publishes a staged point, or carries on with it wherever that was interrupted.
     pub(super) fn publish(&self, manifest: &Manifest) -> Answer<Published> {
-        let id = &manifest.id;
-        let with_memory = manifest.memory.is_some();
-        let snapshots = self.is_subvolume()?;
+        let (id, ground) = (&manifest.id, self.ground()?);
         if !exists(&self.point(id))? {
-            self.complete(manifest, with_memory && snapshots)?;
+            self.complete(manifest)?;
         }
-        let home_snapshot = if snapshots { Some(self.keep(id, with_memory)?) } else { None };
-        let mut added = vec![self.point(id)];
-        if with_memory && snapshots {
-            added.push(self.kept_memory(id));
+        if !ground.has_snapshot(&self.path, id)? && ground.is_snapshotted() {
+            self.check_sealed(manifest)?;
         }
-        let stored = allocated(&added).unwrap_or(Bytes(0));
+        let home_snapshot = ground.take(&self.path, &self.guest, id)?;
+        let stored = allocated(&[self.point(id)]).unwrap_or(Bytes(0));
         Ok(Published { stored, home_snapshot })
     }
 
     /// Writes the manifest, makes all durable and moves the staged folder to its place.
-    fn complete(&self, manifest: &Manifest, move_memory: bool) -> Answer<()> {
+    fn complete(&self, manifest: &Manifest) -> Answer<()> {
         let (id, incoming) = (&manifest.id, self.incoming(&manifest.id));
-        let (staged, passing) = (self.staged_memory(id), self.passing_memory(id));
-        let has_staged = exists(&staged)?;
-        if manifest.memory.is_some() && !has_staged && !(move_memory && exists(&passing)?) {
-            return Err(Problem::failed(format!("the memory image {} is gone", staged.display())));
-        }
+        self.check_sealed(manifest)?;
         let content = FileContent::Text(manifest.to_text());
         lay(&incoming, &NamedFile { name: MANIFEST.into(), content })?;
         sync_tree(&incoming)?;
-        if move_memory && has_staged {
-            fs::rename(&staged, &passing).map_err(at("cannot move the memory image", &staged))?;
-            sync_parent(&passing)?;
-        }
         let place = self.point(id);
         fs::rename(&incoming, &place).map_err(at("cannot put in place", &place))?;
         sync_parent(&place)?;
         sync_parent(&incoming)
     }
 
-    /// The last act: the home's snapshot under the point's id, and then the image out of the home.
-    fn keep(&self, id: &PointId, with_memory: bool) -> Answer<SnapshotId> {
-        let (place, passing) = (self.snapshot(id), self.passing_memory(id));
-        let kept = match subvolume::find(&place)? {
-            Some(kept) => kept,
-            None => {
-                if with_memory && !exists(&passing)? {
-                    let message = format!("the memory image {} is gone", passing.display());
-                    return Err(Problem::failed(message));
-                }
-                ensure_folder(&self.store.join(SNAPSHOTS))?;
-                ensure_folder(&self.snapshots)?;
-                subvolume::snapshot(&self.path, &place)?;
-                subvolume::show(&place)?
-            }
+    /// Whether the image is the very one that the manifest names.
+    fn check_sealed(&self, manifest: &Manifest) -> Answer<()> {
+        let Some(wanted) = &manifest.memory else { return Ok(()) };
+        let id = &manifest.id;
+        let gone = || Problem::failed(format!("the memory image of point {id} is gone"));
+        let form = match self.staged_form(id)? {
+            Some(form) => form,
+            None => form_in(&self.point(id))?.ok_or_else(gone)?,
         };
-        if unlink(&passing)? {
-            sync_parent(&passing)?;
-        }
-        kept.uuid.parse().map_err(|error| Problem::failed("a home's snapshot").from(error))
-    }
-
-    fn kept_memory(&self, id: &PointId) -> PathBuf {
-        self.snapshot(id).join("memory").join(format!("{id}.save"))
+        if memory::seal(&form, id)? == *wanted { Ok(()) } else { Err(gone()) }
     }
 
     /// Where a published point's memory image lies.
     pub(super) fn memory_of(&self, id: &PointId) -> Answer<Option<PathBuf>> {
-        let places = [self.kept_memory(id), self.point(id).join(MEMORY), self.passing_memory(id)];
-        for place in places {
-            if exists(&place)? {
-                return Ok(Some(place));
-            }
-        }
-        Ok(None)
+        let folder = match self.ground()?.snapshot(&self.path, id) {
+            Some(snapshot) => snapshot,
+            None => self.point(id),
+        };
+        Ok(form_in(&folder)?.map(|form| form.path().to_owned()))
     }
 
     /// Whether a point's publishing came to its end.
     pub(super) fn is_published(&self, id: &PointId) -> Answer<bool> {
         Ok(exists(&self.point(id).join(MANIFEST))?
-            && (!self.is_subvolume()? || subvolume::is_subvolume(&self.snapshot(id))?))
+            && self.ground()?.has_snapshot(&self.path, id)?)
     }
 
     /// Removes whatever there is of a point. It stops being published with the first step.
@@ -188,21 +236,29 @@ impl Home {
             sync_parent(&place)?;
         }
         remove_tree(&incoming)?;
-        if unlink(&self.passing_memory(id))? {
-            sync_parent(&self.passing_memory(id))?;
+        if let Some(form) = self.staged_form(id)? {
+            memory::forget(&form, id)?;
         }
-        self.discard_snapshot(id)
+        match self.ground()?.destroy(&self.path, id) {
+            Err(gone) if gone.kind == ProblemKind::NotFound => Ok(()),
+            destroyed => destroyed,
+        }
     }
+}
 
-    fn discard_snapshot(&self, id: &PointId) -> Answer<()> {
-        let place = self.snapshot(id);
-        let Some(found) = subvolume::find(&place)? else { return Ok(()) };
-        let home = subvolume::find(&self.path)?.map(|home| home.uuid);
-        if home.is_some() && found.parent_uuid != home {
-            let message = format!("{} is not a snapshot of this home", place.display());
-            return Err(Problem::refused(message).hint("who put it there may remove it"));
-        }
-        subvolume::delete(&place)?;
-        remove_if_empty(&self.snapshots)
+/// The image at a path that [`Home::memory_of`] gave.
+pub(super) fn form_at(path: &Path) -> Form {
+    if path.file_name().is_some_and(|it| it == WHOLE) {
+        return Form::Whole { file: path.to_owned() };
     }
+    Form::Paged { folder: path.to_owned() }
+}
+
+/// The image that lies in a folder.
+fn form_in(folder: &Path) -> Answer<Option<Form>> {
+    let (paged, stream) = (folder.join(PAGED), folder.join(WHOLE));
+    if exists(&paged)? {
+        return Ok(Some(Form::Paged { folder: paged }));
+    }
+    Ok(exists(&stream)?.then_some(Form::Whole { file: stream }))
 }

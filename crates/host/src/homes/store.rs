@@ -8,7 +8,7 @@ use vitrify_core::ports::{Answer, StoreFacts};
 use vitrify_core::problem::Problem;
 
 use crate::btrfs::subvolume;
-use crate::files::at;
+use crate::files::{at, is_of_kind};
 use crate::mounts::same_file_system;
 
 /// The least that a percentage keeps free.
@@ -53,6 +53,8 @@ pub struct StoreConfig {
     pub reserve: Reserve,
     /// Whether memory images may lie on the root file system.
     pub on_root: bool,
+    /// A folder on a fast drive, where pages may wait that the store is too slow for.
+    pub spool: Option<PathBuf>,
 }
 
 /// Whether the store is a folder that can be written.
@@ -73,7 +75,13 @@ pub(super) fn check(path: &Path) -> Answer<()> {
 pub(super) fn facts(config: &StoreConfig) -> Answer<StoreFacts> {
     let path = &config.path;
     check(path)?;
-    let kind = if subvolume::is_btrfs(path)? { "btrfs" } else { "folder" };
+    let kind = if subvolume::is_btrfs(path)? {
+        "btrfs"
+    } else if is_of_kind(path, crate::zfs::MAGIC)? {
+        "zfs"
+    } else {
+        "folder"
+    };
     let room = statvfs(path).map_err(at("cannot look at", path))?;
     let no_memory = (!config.on_root && same_file_system(path, Path::new("/"))?)
         .then(|| format!("the memory store {} lies on the root file system", path.display()));

@@ -2,6 +2,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::json;
 use tempfile::TempDir;
+use vitrify_core::name::GuestName;
 use vitrify_core::operation::{Effect, Fact, Settle};
 use vitrify_core::problem::ProblemKind;
 
@@ -10,41 +11,50 @@ use super::*;
 fn plan(number: u8) -> Plan {
     serde_json::from_value(json!({
         "operation": "capture",
-        "point": format!("{number:08x}-7d4e-4c0e-9b3c-0d1f5f0e2a11"),
+        "id": format!("{number:08x}-7d4e-4c0e-9b3c-0d1f5f0e2a11"),
         "name": "before-upgrade",
-        "guest": "web",
-        "guest_uuid": "0b6c9c52-7d4e-4c0e-9b3c-0d1f5f0e2a11",
         "boot": "b00f",
-        "state": "shut-off",
-        "session": null,
-        "engine": "plain",
-        "reason": "it is shut off",
-        "consistency": "off",
-        "memory": { "from": "none" },
-        "suspend": false,
-        "disks": [],
-        "uncovered": [],
+        "members": [{
+            "point": format!("{number:08x}-7d4e-4c0e-9b3c-0d1f5f0e2a12"),
+            "guest": "web",
+            "guest_uuid": "0b6c9c52-7d4e-4c0e-9b3c-0d1f5f0e2a11",
+            "state": "shut-off",
+            "session": null,
+            "engine": "plain",
+            "reason": "it is shut off",
+            "consistency": "off",
+            "memory": { "from": "none" },
+            "suspend": false,
+            "no_overlays": null,
+            "disks": [],
+            "uncovered": [],
+            "warnings": [],
+            "live_xml": null,
+            "inactive_xml": "<domain>\n<name>web</name>\n</domain>",
+            "machine_files": [],
+            "machine": "pc-q35-7.2",
+        }],
         "volumes": ["/srv/vm/web"],
         "known_snapshots": [],
-        "live_xml": null,
-        "inactive_xml": "<domain>\n<name>web</name>\n</domain>",
-        "nvram": null,
-        "machine": "pc-q35-7.2",
         "hypervisor": "libvirt 9.0.0, QEMU 7.2.0",
         "kernel": "6.1.0",
         "dump_limit_s": 60,
         "commit_limit_s": 60,
+        "freeze_limit_s": 10,
+        "pause_limit_ms": 1000,
     }))
     .unwrap()
 }
 
 fn records() -> Vec<Record> {
+    let guest: GuestName = "web".parse().unwrap();
+    let stage = Effect::StagePoint { guest: guest.clone() };
     vec![
-        Record::Begun { effect: Effect::StagePoint },
-        Record::Done { effect: Effect::StagePoint, fact: Fact::Done },
+        Record::Begun { effect: stage.clone() },
+        Record::Done { effect: stage, fact: Fact::Done },
         Record::TakenOver { boot: "b01f".into(), settle: Settle::Commit },
         Record::Begun {
-            effect: Effect::SettleOverlay { target: "vda".into(), how: Settle::Commit },
+            effect: Effect::SettleOverlay { guest, target: "vda".into(), how: Settle::Commit },
         },
         Record::Failed {
             effect: Effect::SnapshotVolumes,
@@ -63,7 +73,7 @@ fn written() -> (TempDir, PathBuf, Vec<usize>) {
     let length = || usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
     let mut ends = vec![length()];
     for record in records() {
-        journal.append(&plan, &record).unwrap();
+        journal.append(&plan, &[record]).unwrap();
         ends.push(length());
     }
     (scratch, path, ends)
@@ -98,7 +108,7 @@ fn oldest_first_and_gone_when_closed() {
     journal.close(&plan(1)).unwrap();
     journal.close(&plan(1)).unwrap();
     assert_eq!(order(&journal), [plan(3), plan(2)]);
-    let gone = journal.append(&plan(1), &records()[0]).unwrap_err();
+    let gone = journal.append(&plan(1), &records()[..1]).unwrap_err();
     assert_eq!(gone.kind, ProblemKind::NotFound);
 }
 
@@ -127,8 +137,7 @@ fn a_torn_line_is_replaced() {
     for length in [ends[2], ends[2] + 1, ends[3] - 1] {
         fs::write(&path, &whole[..length]).unwrap();
         let journal = FileJournal::open(path.parent().unwrap()).unwrap();
-        journal.append(&plan(1), &records()[2]).unwrap();
-        journal.append(&plan(1), &records()[3]).unwrap();
+        journal.append(&plan(1), &records()[2..4]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), whole[..ends[4]], "{length}");
     }
 }

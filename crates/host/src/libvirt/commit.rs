@@ -14,6 +14,7 @@ use vitrify_core::name::GuestUuid;
 use vitrify_core::ports::{Answer, Commit};
 use vitrify_core::problem::{Problem, ProblemKind};
 
+use super::apparmor::allow_base;
 use super::error::problem;
 use super::events::Mark;
 use super::guests::{name_of, xml};
@@ -39,7 +40,8 @@ struct Chain {
 /// `<mirror job='…' ready='…'>` in <https://libvirt.org/formatdomain.html>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Job {
-    /// `active-commit`, `copy`.
+    /// `active-commit`, `copy`; empty while libvirt 9.0 brings one to its end (seen with the overlay
+    /// as the disk's top, and then with the base).
     kind: String,
     /// Whether it can be pivoted to now.
     ready: bool,
@@ -77,8 +79,7 @@ impl Libvirt {
             match step(&chain, commit.overlay, commit.base, begun) {
                 Step::Done => return Ok(()),
                 Step::Begin => {
-                    sys::block_commit(&domain, commit.target, commit.base, commit.overlay)
-                        .map_err(|error| problem(format!("cannot commit {disk}"), &error))?;
+                    begin_commit(&domain, commit, &disk)?;
                     begun = true;
                     continue;
                 }
@@ -178,6 +179,25 @@ impl Libvirt {
     }
 }
 
+/// Begins to commit, and once more where AppArmor stood against it and could be told.
+fn begin_commit(domain: &Domain, commit: &Commit<'_>, disk: &str) -> Answer<()> {
+    let begin = || sys::block_commit(domain, commit.target, commit.base, commit.overlay);
+    let failed = |error| problem(format!("cannot commit {disk}"), &error);
+    match begin() {
+        Err(error) if error.message().contains("Permission denied") => {
+            match allow_base(commit.guest, commit.base) {
+                Ok(true) => begin().map_err(failed),
+                Ok(false) => Err(failed(error)),
+                Err(mend) => Err(failed(error).hint(format!(
+                    "AppArmor denies it, and its profile could not be changed: {}",
+                    mend.chain()
+                ))),
+            }
+        }
+        result => result.map_err(failed),
+    }
+}
+
 /// Makes the base the disk's top. A job that is not ready after all is left to the next look.
 fn pivot(domain: &Domain, target: &str, disk: &str) -> Answer<()> {
     match sys::end_block_job(domain, target, true) {
@@ -227,6 +247,7 @@ fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'inp
 fn step(chain: &Chain, overlay: &Path, base: &Path, begun: bool) -> Step {
     let on_base = chain.top == base;
     match &chain.job {
+        Some(job) if job.kind.is_empty() => Step::Wait,
         Some(job) if job.kind != "active-commit" || on_base => {
             Step::Refuse(format!("has another block job ({})", job.kind))
         }
@@ -267,6 +288,8 @@ mod tests {
             (chain("/ov", Some("/base"), commit(false)), false, Step::Wait),
             (chain("/ov", Some("/base"), commit(true)), false, Step::Pivot),
             (chain("/ov", Some("/base"), commit(true)), true, Step::Pivot),
+            (chain("/ov", Some("/base"), Some(("", false))), true, Step::Wait),
+            (chain("/base", None, Some(("", false))), true, Step::Wait),
             (
                 chain("/ov", Some("/base"), Some(("copy", true))),
                 false,
@@ -311,6 +334,7 @@ mod tests {
             ("<mirror job='active-commit' ready='yes'/>", Some(("active-commit", true))),
             ("<mirror job='active-commit' ready='pivot'/>", Some(("active-commit", false))),
             ("<mirror job='copy' ready='yes'/>", Some(("copy", true))),
+            ("<mirror type='file' job=''/>", Some(("", false))),
         ] {
             let text = xml(mirror);
             let document = Document::parse(&text).unwrap();

@@ -104,20 +104,20 @@ impl State {
 /// <https://www.qemu.org/docs/master/interop/qmp-spec.html#asynchronous-events>).
 pub(super) fn pause(notices: &[Notice]) -> Option<Pause> {
     let mut stopped = None;
-    let mut total = None;
+    let mut total: Option<Pause> = None;
     for notice in notices {
         match notice {
             Notice::Monitor { name, at } if name == "STOP" => stopped = stopped.or(Some(*at)),
             Notice::Monitor { name, at } if name == "RESUME" => {
                 if let Some(since) = stopped.take() {
-                    let pause = at.saturating_sub(since);
-                    total = Some(total.unwrap_or(Duration::ZERO) + pause);
+                    let none = Pause { pause: Duration::ZERO, stopped: since };
+                    total.get_or_insert(none).pause += at.saturating_sub(since);
                 }
             }
             _ => {}
         }
     }
-    if stopped.is_some() { None } else { total.map(|pause| Pause { pause }) }
+    if stopped.is_some() { None } else { total }
 }
 
 /// Runs libvirt's event loop on a thread of its own, which lives as long as the process: libvirt's
@@ -170,7 +170,9 @@ mod tests {
             // The host's clock was set back in between.
             (vec![stop(5), resume(3)], Some(0)),
         ] {
-            let wanted = micros.map(|micros| Pause { pause: Duration::from_micros(micros) });
+            let stopped = Duration::from_micros(5);
+            let wanted =
+                micros.map(|micros| Pause { pause: Duration::from_micros(micros), stopped });
             assert_eq!(pause(&notices), wanted, "{notices:?}");
         }
     }

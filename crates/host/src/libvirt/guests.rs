@@ -81,6 +81,8 @@ impl Libvirt {
             job: job.map(str::to_owned),
             live_xml: live,
             inactive_xml: inactive,
+            no_stream: self.no_stream()?,
+            frail_stream: self.frail_stream()?,
         })
     }
 

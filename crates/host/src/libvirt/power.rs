@@ -42,12 +42,21 @@ impl Libvirt {
         let domain = self.domain(guest)?;
         let name = name_of(&domain);
         match self.life(&domain)? {
-            (GuestState::Running, Some(found)) if found == *session => Ok(None),
+            // QEMU 7.2 does it by itself once its RAM streams.
+            (GuestState::Running, Some(found)) if found == *session => {
+                Ok(self.streams.mark(guest).and_then(|mark| self.pause_since(mark, guest)))
+            }
             (GuestState::PausedByUser, Some(found)) if found == *session => {
                 let stop = self.log.last_stop(guest.as_str());
-                domain
-                    .resume()
-                    .map_err(|error| problem(format!("cannot resume guest '{name}'"), &error))?;
+                match domain.resume() {
+                    Ok(_) => {}
+                    // QEMU 7.2 did it this very moment.
+                    Err(_)
+                        if self.life(&domain)? == (GuestState::Running, Some(session.clone())) => {}
+                    Err(error) => {
+                        return Err(problem(format!("cannot resume guest '{name}'"), &error));
+                    }
+                }
                 Ok(stop.and_then(|mark| self.pause_since(mark, guest)))
             }
             found => Err(not_as_left(&name, &found, session, "resumed")),
@@ -176,7 +185,7 @@ impl Libvirt {
 }
 
 /// Why a guest is left alone.
-fn not_as_left(
+pub(super) fn not_as_left(
     name: &str,
     found: &(GuestState, Option<Session>),
     wanted: &Session,

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "libvirt is a C library, and `virt` leaves these calls out")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_longlong, c_uint, c_void};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -15,6 +16,11 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as c;
+
+unsafe extern "C" {
+    /// C's own, for what libvirt allocates.
+    fn free(pointer: *mut c_void);
+}
 
 /// Something that libvirt told us about a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +71,36 @@ pub(super) fn job_operation(domain: &Domain) -> Result<Option<u32>, Error> {
 pub(super) fn abort_job(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the pointer lives as long as `domain`.
     checked(unsafe { c::virDomainAbortJob(domain.as_ptr()) })
+}
+
+/// `virDomainQemuMonitorCommandWithFiles`: a command that hands a descriptor over.
+pub(super) fn monitor_command_with(
+    domain: &Domain,
+    command: &str,
+    file: BorrowedFd<'_>,
+) -> Result<String, Error> {
+    let command = CString::new(command)?;
+    let (mut file, mut reply) = (file.as_raw_fd(), ptr::null_mut());
+    // SAFETY: the pointers live as long as this function, the descriptor is open for as long, and
+    // libvirt keeps a duplicate; no descriptors are asked for in return.
+    checked(unsafe {
+        c::virDomainQemuMonitorCommandWithFiles(
+            domain.as_ptr(),
+            command.as_ptr(),
+            1,
+            &raw mut file,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            &raw mut reply,
+            0,
+        )
+    })?;
+    // SAFETY: libvirt gives a C string that is ours to free, with C's own function.
+    unsafe {
+        let said = text(reply);
+        free(reply.cast());
+        Ok(said)
+    }
 }
 
 /// `virDomainBlockCommit` of the active `top` into `base`, which libvirt checks to be directly

@@ -2,7 +2,6 @@
 
 use serde_json::json;
 use vitrify_core::engine::take_over;
-use vitrify_core::name::Volume;
 use vitrify_core::operation::{
     Effect, Fact, JournalEntry, Next, Outcome, Plan, Record, Settle, next,
 };
@@ -10,8 +9,9 @@ use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 
 use crate::args::RepairArgs;
-use crate::command::capture::unsettled;
+use crate::command::capture::{subject, unsettled};
 use crate::command::confirm::confirm;
+use crate::command::self_test::sweep;
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
 use crate::output;
@@ -20,7 +20,7 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     let host = context.host()?;
     let mut entries = host.world().journal.entries()?;
     if let Some(guest) = &args.guest {
-        entries.retain(|entry| entry.plan.guest().0 == guest);
+        entries.retain(|entry| entry.plan.guests().iter().any(|it| it.0 == guest));
         if entries.is_empty() {
             // A name that nobody bears is a mistake; a guest without leftovers is in order.
             host.guest(guest)?;
@@ -38,7 +38,7 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     let mut status = DONE;
     let mut reports = Vec::new();
     for entry in entries {
-        let guest = entry.plan.guest().0.clone();
+        let guest = subject(&entry.plan);
         let result = match args.dry_run {
             true => rehearse(&host, &entry, settle),
             false => settle_one(context, &host, entry, settle),
@@ -51,6 +51,25 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
             Ok(Some(done)) => output::result(&format!("{guest}: {done}\n")),
             Err(problem) => {
                 reports.push(json!({ "guest": guest, "error": problem.chain() }));
+                status = status.and(output::problem(&problem));
+            }
+        }
+    }
+    if args.guest.is_none() {
+        let left = match args.dry_run {
+            true => context.self_test(&host).leftovers().map(|left| {
+                (!left.is_empty()).then(|| format!("would remove {}", left.join("; ")))
+            }),
+            false => sweep(context, &host),
+        };
+        match left {
+            Ok(None) => {}
+            Ok(Some(done)) if context.json => {
+                reports.push(json!({ "guest": null, "result": format!("self-test: {done}") }));
+            }
+            Ok(Some(done)) => output::result(&format!("self-test: {done}\n")),
+            Err(problem) => {
+                reports.push(json!({ "guest": null, "error": problem.chain() }));
                 status = status.and(output::problem(&problem));
             }
         }
@@ -68,41 +87,43 @@ fn settle_one(
     entry: JournalEntry,
     settle: Settle,
 ) -> Answer<Option<String>> {
-    let (name, uuid) = entry.plan.guest();
-    let (name, volumes) = (name.clone(), volumes(&entry.plan));
-    let _locks = context.lock(uuid, &volumes)?;
+    let uuids: Vec<_> = entry.plan.guests().into_iter().map(|it| it.1).collect();
+    let _locks = context.lock(&uuids, &entry.plan.volumes())?;
+    let name = subject(&entry.plan);
     // Only now is it known that nobody works on it.
     let still =
         host.world().journal.entries()?.into_iter().find(|it| it.plan.id() == entry.plan.id());
     let Some(entry) = still else { return Ok(None) };
     let is_capture = matches!(entry.plan, Plan::Capture(_));
-    let progress = context.progress(name.as_str());
+    let first = entry.plan.guests().into_iter().next().map(|it| it.0.clone());
+    let progress = context.progress(name);
     let outcome = take_over(&host.world(), entry, settle, &progress)?;
     drop(progress);
     Ok(Some(match outcome {
-        Outcome::Published(_) => {
+        Outcome::Captured { .. } => {
             "the interrupted capture was finished; its point is published".into()
         }
         Outcome::Restored => "the interrupted restore was finished".into(),
         Outcome::Abandoned { .. } if is_capture => {
             "the interrupted capture was undone; it left no point".into()
         }
-        Outcome::Abandoned { problem: None } => {
+        Outcome::Abandoned { failure: None } => {
             "the interrupted restore was undone; the guest is as it was".into()
         }
-        Outcome::Abandoned { problem: Some(problem) } => format!(
+        Outcome::Abandoned { failure: Some(failure) } => format!(
             "the interrupted restore was undone ({}); disks and definition are as they were",
-            problem.message
+            failure.problem.message
         ),
-        Outcome::Unsettled { problems, .. } => return Err(unsettled(&name, problems)),
+        Outcome::Unsettled { failures, .. } => {
+            let last = failures.into_iter().next_back();
+            let guest = last.as_ref().and_then(|it| it.guest.clone()).or(first);
+            let problems = last.into_iter().map(|it| it.problem).collect();
+            return Err(match guest {
+                Some(guest) => unsettled(&guest, problems),
+                None => Problem::failed("an operation on no guest is not settled"),
+            });
+        }
     }))
-}
-
-fn volumes(plan: &Plan) -> Vec<Volume> {
-    match plan {
-        Plan::Capture(plan) => plan.volumes.clone(),
-        Plan::Restore(plan) => plan.volumes(),
-    }
 }
 
 /// What would be done, if every step went well.

@@ -37,7 +37,7 @@ pub(crate) fn run(context: &Context, args: &RestoreArgs) -> Answer<Status> {
     let plan = || plan_restore(&host.world(), &request, &context.overlay_folder, &point);
     let volumes: Vec<_> = manifest.volumes.iter().map(|it| it.volume.clone()).collect();
     // Before the first look: while another vitrify works on the guest, it is not what it seems.
-    let _locks = context.lock(&manifest.guest_uuid, &volumes)?;
+    let _locks = context.lock(&[&manifest.guest_uuid], &volumes)?;
     host.check_settled(&manifest.guest, &manifest.guest_uuid)?;
     // What is refused is refused before anything is asked or read.
     plan()?;
@@ -45,12 +45,16 @@ pub(crate) fn run(context: &Context, args: &RestoreArgs) -> Answer<Status> {
         let loss = format!("what guest '{}' is now will be lost", manifest.guest);
         confirm(context, &manifest.guest, &loss)?;
     }
-    if !args.cold {
-        check_memory(context, &point, manifest)?;
-    }
     let safety = match args.no_safety_point {
         true => None,
-        false => safety_point(context, &host, manifest)?,
+        false => {
+            // The restore itself compares every byte, too, but a point that is refused then would
+            // leave a safety point behind.
+            if !args.cold {
+                check_memory(context, &point, manifest)?;
+            }
+            safety_point(context, &host, manifest)?
+        }
     };
     let plan = plan()?;
     if let Some(change) = &plan.definition {
@@ -73,11 +77,14 @@ fn finish(
 ) -> Answer<Status> {
     match outcome {
         Outcome::Restored => {}
-        Outcome::Unsettled { problems, .. } => return Err(unsettled(&plan.guest, problems)),
-        Outcome::Abandoned { problem: Some(problem) } => {
-            return Err(gone_back(plan, problem, safety));
+        Outcome::Unsettled { failures, .. } => {
+            let problems = failures.into_iter().map(|it| it.problem).collect();
+            return Err(unsettled(&plan.guest, problems));
         }
-        Outcome::Abandoned { problem: None } | Outcome::Published(_) => {
+        Outcome::Abandoned { failure: Some(failure) } => {
+            return Err(gone_back(plan, failure.problem, safety));
+        }
+        Outcome::Abandoned { failure: None } | Outcome::Captured { .. } => {
             return Err(Problem::failed("the restore ended without a result"));
         }
     }
@@ -150,7 +157,9 @@ fn safety_point(
         other => other?,
     };
     let wanted = Wanted::best(Purpose::Safety);
-    match take_locked(context, host, &guest, &wanted) {
+    let mut results = take_locked(context, host, std::slice::from_ref(&guest), &wanted)?;
+    let result = results.pop().map(|it| it.1);
+    match result.unwrap_or_else(|| Err(Problem::failed("the capture came to nothing"))) {
         Ok(taken) if taken.problems.is_empty() => Ok(Some(taken.manifest)),
         Ok(taken) => Err(unsettled(&guest.name, taken.problems)),
         Err(problem) => {

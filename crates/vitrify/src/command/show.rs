@@ -26,7 +26,7 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Answer<Status> {
         value["folder"] = json!(point.folder);
         value["memory_image"] = json!(point.memory);
         value["memory_blake3"] = json!(manifest.memory.as_ref().map(|image| &image.blake3));
-        value["nvram"] = json!(manifest.nvram);
+        value["machine_files"] = json!(manifest.machine_files);
         value["machine"] = json!(manifest.machine);
         value["hypervisor"] = json!(manifest.hypervisor);
         value["kernel"] = json!(manifest.kernel);
@@ -59,8 +59,8 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Answer<Status> {
         line("memory", format!("{} in {}", image.bytes, path.display()));
         line("", format!("BLAKE3 {}", image.blake3));
     }
-    if let Some(nvram) = &manifest.nvram {
-        line("nvram", nvram.display().to_string());
+    for file in &manifest.machine_files {
+        line("file", format!("{} ({})", file.name, file.path.display()));
     }
     line("files", point.folder.display().to_string());
     line("taken with", format!("{}, Linux {}", manifest.hypervisor, manifest.kernel));

@@ -11,6 +11,7 @@ use crate::command::capture::{Taken, Wanted, take};
 use crate::context::Context;
 use crate::exit::{DONE, Status};
 use crate::output::{self, milliseconds};
+use crate::pause::Parts;
 use crate::progress::note;
 
 pub(crate) fn run(context: &Context, args: &SnapshotArgs) -> Answer<Status> {
@@ -23,8 +24,8 @@ pub(crate) fn run(context: &Context, args: &SnapshotArgs) -> Answer<Status> {
     };
     let mut status = DONE;
     let (mut points, mut failures) = (Vec::new(), Vec::new());
-    for guest in &args.guests {
-        match take(context, &host, guest, &wanted) {
+    for (guest, result) in take(context, &host, &args.guests, &wanted)? {
+        match result {
             Ok(taken) => {
                 for problem in &taken.problems {
                     status = status.and(output::problem(&problem.clone().into()));
@@ -73,7 +74,8 @@ fn print(context: &Context, taken: &Taken) {
         manifest.consistency,
         taken.duration.as_secs_f64(),
     ));
-    if manifest.reason.starts_with("no memory image") && !context.is_quiet() {
+    let less = ["not instant", "no memory image"].iter().any(|it| manifest.reason.contains(it));
+    if less && !context.is_quiet() {
         note(&format!("warning: {}: {}", manifest.guest, manifest.reason));
     }
 }
@@ -82,6 +84,7 @@ fn to_json(taken: &Taken) -> Value {
     let mut value = point_json(&taken.manifest);
     value["duration_ms"] = json!(u64::try_from(taken.duration.as_millis()).unwrap_or(u64::MAX));
     value["stored_bytes"] = json!(taken.published.stored);
+    value["pause_parts_ms"] = json!(taken.pause.map(Parts::to_json));
     value
 }
 

@@ -1,7 +1,7 @@
 //! The benchmark of pauses: the same guest, at several rates of making its RAM dirty, captured in
-//! turn by the plain shell recipe, the same with `--live`, and vitrify.
+//! turn by the plain shell recipe, the same with `--live`, and vitrify with either engine.
 //!
-//! Pauses are measured in one way for all three, from QEMU's STOP and RESUME events. It states
+//! Pauses are measured in one way for all of them, from QEMU's STOP and RESUME events. It states
 //! figures and judges none. Everything happens in a world of its own, which is gone at the end.
 
 mod options;
@@ -20,7 +20,6 @@ use vitrify_lab::interrupt::Interrupt;
 use options::{HELP, Options};
 use row::Row;
 use stage::Stage;
-use ways::How;
 
 /// Why the benchmark ends early.
 type Failure = Box<dyn Error>;
@@ -56,11 +55,12 @@ fn measure(options: &Options) -> Result<Vec<Row>, Failure> {
     for &asked_mbps in &options.rates {
         note(&format!(
             "a guest of {} MiB, {} of them filled, {asked_mbps} MB/s to be made dirty: booting",
-            options.memory_mib, options.fill_mib
+            options.memory_mib,
+            options.fill_mib()
         ));
         let mut stage = Stage::set(options, asked_mbps)?;
         for round in 1..=options.rounds {
-            for how in How::in_round(round) {
+            for how in options.ways_in_round(round) {
                 let row = stage.capture(how, round);
                 interrupt.check()?;
                 let row = row?;

@@ -2,36 +2,44 @@
 
 use std::time::Duration;
 
+use crate::ways::How;
+
 /// The options, for people.
 pub(crate) const HELP: &str = "\
-cargo xtask bench pause [--rounds N] [--rates R,R,…] [--limit S] [--memory MIB] [--fill MIB]
+cargo xtask bench pause [--ways W,W,…] [--rounds N] [--rates R,R,…] [--limit S] [--memory MIB]
+                        [--fill MIB]
 
+  --ways W,…    what to compare [recipe,recipe-live,overlay,instant]: the shell recipe as it is found
+                in many a script, the same with --live, and vitrify with either engine
   --rounds N    captures of each kind at each rate [3]
   --rates R,…   MB/s of the guest's RAM to be made dirty [0,100,1000]
-  --limit S     seconds that a dump of RAM may take before it is given up [120]
+  --limit S     seconds that a dump of RAM may take before it is given up [60]
   --memory MIB  the guest's RAM [1024]
-  --fill MIB    how much of it is filled with data that does not compress [512]
+  --fill MIB    how much of it is filled with data that does not compress [half of it]
 
-A JSON line for each capture, then a table, on stdout.";
+A JSON line for each capture, then tables, on stdout. Ten minutes as it stands; a guest of 8 GiB takes
+ten more: --memory 8192 --rates 0,200 --ways recipe,instant.";
 
 /// What to measure.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Options {
+    pub(crate) ways: Vec<How>,
     pub(crate) rounds: u64,
     pub(crate) rates: Vec<u64>,
     pub(crate) limit: Duration,
     pub(crate) memory_mib: u64,
-    pub(crate) fill_mib: u64,
+    fill_mib: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
+            ways: How::ALL.to_vec(),
             rounds: 3,
             rates: vec![0, 100, 1000],
-            limit: Duration::from_secs(120),
+            limit: Duration::from_secs(60),
             memory_mib: 1024,
-            fill_mib: 512,
+            fill_mib: None,
         }
     }
 }
@@ -52,18 +60,35 @@ impl Options {
             let number = |text: &str| {
                 text.parse::<u64>().map_err(|_| format!("{name}: '{text}' is not a whole number"))
             };
+            let way = |text: &str| {
+                How::named(text).ok_or_else(|| format!("{name}: '{text}' is no way to capture"))
+            };
             match name.as_str() {
+                "--ways" => options.ways = value.split(',').map(way).collect::<Result<_, _>>()?,
                 "--rounds" => options.rounds = number(value)?,
                 "--rates" => {
                     options.rates = value.split(',').map(number).collect::<Result<_, _>>()?;
                 }
                 "--limit" => options.limit = Duration::from_secs(number(value)?.max(1)),
                 "--memory" => options.memory_mib = number(value)?,
-                "--fill" => options.fill_mib = number(value)?,
+                "--fill" => options.fill_mib = Some(number(value)?),
                 _ => return Err(format!("unknown: {name}")),
             }
         }
         Ok(Some(options))
+    }
+
+    /// How much of the RAM is filled.
+    pub(crate) fn fill_mib(&self) -> u64 {
+        self.fill_mib.unwrap_or(self.memory_mib / 2)
+    }
+
+    /// The ways, each round beginning with another, so that none always follows the same.
+    pub(crate) fn ways_in_round(&self, round: u64) -> Vec<How> {
+        let mut ways = self.ways.clone();
+        let by = round as usize % ways.len().max(1);
+        ways.rotate_left(by);
+        ways
     }
 }
 
@@ -77,13 +102,21 @@ mod tests {
 
     #[test]
     fn the_command_line_is_read() {
-        let some = Options { rounds: 1, rates: vec![5, 70], ..Options::default() };
+        let some = Options {
+            ways: vec![How::Instant, How::Recipe],
+            rounds: 1,
+            rates: vec![5, 70],
+            ..Options::default()
+        };
+        assert_eq!(some.ways_in_round(1), [How::Recipe, How::Instant]);
+        assert_eq!(some.fill_mib(), 512);
         assert_eq!(parse(""), Ok(Some(Options::default())));
-        assert_eq!(parse("--rounds 1 --rates 5,70"), Ok(Some(some)));
+        assert_eq!(parse("--rounds 1 --rates 5,70 --ways instant,recipe"), Ok(Some(some)));
         assert_eq!(parse("--rounds 1 --help"), Ok(None));
         for (line, wrong) in [
             ("--rounds", "--rounds wants a value"),
             ("--rates 5,x", "--rates: 'x' is not a whole number"),
+            ("--ways instant,fast", "--ways: 'fast' is no way to capture"),
             ("--speed 3", "unknown: --speed"),
         ] {
             assert_eq!(parse(line), Err(wrong.to_owned()));

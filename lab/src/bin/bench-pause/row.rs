@@ -31,6 +31,29 @@ pub(crate) struct Captured {
     pub(crate) image_bytes: u64,
     /// The pause that the way itself tells of.
     pub(crate) own_pause_ms: Option<f64>,
+    /// What that pause was spent on, if the way tells.
+    pub(crate) parts: Option<Parts>,
+}
+
+/// What a pause was spent on, in milliseconds, in the order of [`Parts::NAMES`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Parts(pub(crate) [f64; Parts::NAMES.len()]);
+
+impl Parts {
+    /// The parts that vitrify tells of a guest that is captured alone.
+    pub(crate) const NAMES: [&'static str; 5] =
+        ["suspend", "snapshot", "setup", "device_state", "resume"];
+
+    /// Reads vitrify's `pause_parts_ms`.
+    pub(crate) fn of(said: &Value) -> Option<Self> {
+        said.is_object().then(|| Self(Self::NAMES.map(|name| said[name].as_f64().unwrap_or(0.0))))
+    }
+
+    fn to_json(self) -> Value {
+        Value::Object(
+            Self::NAMES.map(str::to_owned).into_iter().zip(self.0.map(Value::from)).collect(),
+        )
+    }
 }
 
 impl Row {
@@ -45,6 +68,7 @@ impl Row {
             "reached_mbps": self.reached_mbps,
             "pause_ms": in_ms(self.pause),
             "own_pause_ms": made.and_then(|it| it.own_pause_ms),
+            "parts_ms": made.and_then(|it| it.parts).map(Parts::to_json),
             "total_ms": in_ms(self.total),
             "bytes": made.map(|it| it.image_bytes),
             "written_bytes": self.written_bytes,

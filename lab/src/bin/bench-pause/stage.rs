@@ -50,7 +50,7 @@ impl Stage {
         let disk = world.pool.subvolume("guest")?.join("a.raw");
         let witness = Witness::new(&world.guest_name("bench"))
             .memory_mib(options.memory_mib)
-            .fill_mib(options.fill_mib)
+            .fill_mib(options.fill_mib())
             .dirty_mbps(asked_mbps)
             .disk(&disk, Format::Raw);
         let mut guest = world.start(&witness)?;

@@ -1,4 +1,4 @@
-//! The three ways to capture a guest with its memory.
+//! The ways to capture a guest with its memory.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use vitrify_lab::run::{Finished, Running, must, virsh};
 use vitrify_lab::world::World;
 
 use crate::Failure;
-use crate::row::Captured;
+use crate::row::{Captured, Parts};
 
 /// What a command may take beyond the limit of the dump: the commit, the hashes, the clearing up.
 const GRACE: Duration = Duration::from_secs(120);
@@ -25,8 +25,10 @@ pub(crate) enum How {
     Recipe,
     /// The same with `--live`.
     RecipeLive,
-    /// `vitrify snapshot`.
-    Vitrify,
+    /// `vitrify snapshot --engine overlay`.
+    Overlay,
+    /// `vitrify snapshot --engine instant`.
+    Instant,
 }
 
 /// A guest with one disk, and where captures of it go.
@@ -39,22 +41,22 @@ pub(crate) struct Subject<'a> {
 
 impl How {
     /// All of them, in the order in which the tables have them.
-    pub(crate) const ALL: [Self; 3] = [Self::Recipe, Self::RecipeLive, Self::Vitrify];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::Recipe, Self::RecipeLive, Self::Overlay, Self::Instant];
 
     /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Recipe => "recipe",
             Self::RecipeLive => "recipe-live",
-            Self::Vitrify => "vitrify",
+            Self::Overlay => "overlay",
+            Self::Instant => "instant",
         }
     }
 
-    /// All of them, each round beginning with another, so that none always follows the same.
-    pub(crate) fn in_round(round: u64) -> [Self; 3] {
-        let mut all = Self::ALL;
-        all.rotate_left((round % 3) as usize);
-        all
+    /// The way of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|how| how.name() == name)
     }
 
     /// Captures the guest. The inner error is a capture that came to nothing.
@@ -68,7 +70,7 @@ impl How {
         match self {
             Self::Recipe => recipe(subject, &[]),
             Self::RecipeLive => recipe(subject, &["--live"]),
-            Self::Vitrify => vitrify(subject),
+            Self::Overlay | Self::Instant => vitrify(subject, self.name()),
         }
     }
 }
@@ -93,7 +95,7 @@ fn recipe(subject: &Subject<'_>, live: &[&str]) -> Result<Result<Captured, Strin
     must("btrfs", &["subvolume", "snapshot", "-r", &volume, &snapshot])?;
     virsh(&["blockcommit", guest, "vda", "--active", "--pivot", "--wait"])?;
     let image_bytes = fs::metadata(memory)?.len();
-    Ok(Ok(Captured { image_bytes, own_pause_ms: None }))
+    Ok(Ok(Captured { image_bytes, own_pause_ms: None, parts: None }))
 }
 
 /// Runs the recipe's first command. Past the limit libvirt's job is aborted, as an administrator
@@ -116,15 +118,16 @@ fn dump(command: &mut Command, guest: &str, limit: Duration) -> Result<(Finished
     Ok((finished?, aborted))
 }
 
-fn vitrify(subject: &Subject<'_>) -> Result<Result<Captured, String>, Failure> {
-    let arguments = ["snapshot", subject.guest, "--consistency", "memory", "--json", "--quiet"];
+fn vitrify(subject: &Subject<'_>, engine: &str) -> Result<Result<Captured, String>, Failure> {
+    let arguments = ["snapshot", subject.guest, "--engine", engine, "--json", "--quiet"];
     let outcome = subject.world.vitrify.run_within(subject.limit + GRACE, &arguments)?;
     if outcome.code != Some(0) {
         return Ok(Err(outcome.stderr.trim().to_owned()));
     }
     let taken = outcome.json()?;
     let image_bytes = taken["memory_bytes"].as_u64().ok_or("no memory_bytes")?;
-    Ok(Ok(Captured { image_bytes, own_pause_ms: taken["pause_ms"].as_f64() }))
+    let (own_pause_ms, parts) = (taken["pause_ms"].as_f64(), Parts::of(&taken["pause_parts_ms"]));
+    Ok(Ok(Captured { image_bytes, own_pause_ms, parts }))
 }
 
 /// The recipe's memory file and overlay.

@@ -219,6 +219,6 @@ fn mib(bytes: u64) -> String {
 
 /// A status as the witness said it.
 fn spoken(status: &Status) -> String {
-    let Status { boot, count, mismatches, dirty_mbps } = *status;
-    Line::Status { boot, count, mismatches, dirty_mbps }.to_string()
+    let Status { boot, count, mismatches, dirty_mbps, dirty_pages } = *status;
+    Line::Status { boot, count, mismatches, dirty_mbps, dirty_pages }.to_string()
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Check, DISKS, Dump, Fixture, LIMIT, inactive, is, live, look, session, stop, suspend};
+use super::{
+    Check, DISKS, Dump, Fixture, LIMIT, another, inactive, is, live, look, session, stop, suspend,
+};
 use crate::conformance::{Verdict, ensure, fails, is_error, ok, rules, same};
 use crate::inventory::GuestState;
 use crate::problem::ProblemKind;
@@ -13,6 +15,9 @@ pub(super) const RULES: &[(&str, Check)] = rules![
     files_in_the_way_of_a_snapshot_are_refused,
     a_guest_that_does_not_run_is_not_snapshotted,
     a_limit_is_kept_or_the_snapshot_is_complete,
+    a_suspended_guest_is_put_on_overlays,
+    overlays_alone_need_a_suspended_guest_of_this_life,
+    files_in_the_way_of_overlays_alone_are_refused,
     without_a_snapshot_job_there_is_nothing_to_abort,
     a_commit_brings_the_base_and_what_was_written,
     disks_are_committed_one_by_one,
@@ -85,6 +90,54 @@ fn a_limit_is_kept_or_the_snapshot_is_complete(fixture: &mut dyn Fixture) -> Ver
     is(fixture, GuestState::Running)?;
     same("the live disks", live(fixture)?, tops)?;
     same("the job", look(fixture)?.job, None)
+}
+
+fn a_suspended_guest_is_put_on_overlays(fixture: &mut dyn Fixture) -> Verdict {
+    for targets in [&["vdb"][..], &DISKS] {
+        let before = suspend(fixture)?;
+        let dump = Dump::prepare(fixture, targets)?;
+        ok("put overlays", dump.put(fixture, &before))?;
+        is(fixture, GuestState::PausedByUser)?;
+        same("the live disks", live(fixture)?, dump.tops())?;
+        same("the disks of the next start", inactive(fixture)?, dump.tops())?;
+        same("the job", look(fixture)?.job, None)?;
+        for &target in targets {
+            let base = &dump.bases[target];
+            let held = fixture.read(base)?;
+            let written = fixture.guest_writes(target)?;
+            same("the base after a write", fixture.read(base)?, held)?;
+            ok("commit", dump.commit(fixture, target))?;
+            same("what the base holds", fixture.read(base)?, written)?;
+        }
+        same("the live disks", live(fixture)?, dump.bases)?;
+        let pause = ok("resume", fixture.hypervisor().resume(&fixture.guest(), &before))?;
+        ensure(pause.is_some(), "the process that suspended it must know the pause")?;
+        is(fixture, GuestState::Running)?;
+    }
+    Ok(())
+}
+
+fn overlays_alone_need_a_suspended_guest_of_this_life(fixture: &mut dyn Fixture) -> Verdict {
+    let own = session(fixture)?;
+    let dump = Dump::prepare(fixture, &DISKS)?;
+    is_error("overlays of a guest that runs", dump.put(fixture, &own))?;
+    is(fixture, GuestState::Running)?;
+    suspend(fixture)?;
+    fails("another life", dump.put(fixture, &another(&own)), ProblemKind::Refused)?;
+    is(fixture, GuestState::PausedByUser)?;
+    same("the live disks", live(fixture)?, dump.bases.clone())?;
+    stop(fixture)?;
+    is_error("overlays of a guest that is off", dump.put(fixture, &own))?;
+    same("the disks of the next start", inactive(fixture)?, dump.bases)
+}
+
+fn files_in_the_way_of_overlays_alone_are_refused(fixture: &mut dyn Fixture) -> Verdict {
+    let dump = Dump::prepare(fixture, &DISKS)?;
+    fixture.obstruct(&dump.overlays["vdb"])?;
+    let session = suspend(fixture)?;
+    fails("putting overlays", dump.put(fixture, &session), ProblemKind::Refused)?;
+    is(fixture, GuestState::PausedByUser)?;
+    same("the live disks", live(fixture)?, dump.bases)
 }
 
 fn without_a_snapshot_job_there_is_nothing_to_abort(fixture: &mut dyn Fixture) -> Verdict {

@@ -70,7 +70,7 @@ fn what_a_snapshot_does_not_hold_is_not_found(fixture: &mut dyn Fixture) -> Verd
     let beside = path.with_file_name("copy");
     let copied = copy(fixture, &snapshot, "absent.img", &beside);
     fails("copying what it does not hold", copied, ProblemKind::NotFound)?;
-    ok("destroy", fixture.storage().destroy(&snapshot))?;
+    ok("destroy", fixture.storage().destroy(std::slice::from_ref(&snapshot)))?;
     let copied = copy(fixture, &snapshot, "disk.img", &beside);
     fails("copying from a snapshot that is gone", copied, ProblemKind::NotFound)?;
     holds(fixture, &beside, None)
@@ -90,7 +90,7 @@ fn a_path_out_of_the_snapshot_is_refused(fixture: &mut dyn Fixture) -> Verdict {
 fn a_snapshot_of_another_identity_is_not_copied_from(fixture: &mut dyn Fixture) -> Verdict {
     let (volume, path) = image(fixture)?;
     let first = take(fixture, &volume, "p1")?;
-    ok("destroy", fixture.storage().destroy(&first))?;
+    ok("destroy", fixture.storage().destroy(std::slice::from_ref(&first)))?;
     fixture.write(&path, 2)?;
     take(fixture, &volume, "p1")?;
     let beside = path.with_file_name("copy");

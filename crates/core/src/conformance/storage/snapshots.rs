@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Check, Fixture, holds, image};
 use crate::conformance::{Verdict, differ, ensure, fails, is_error, name, ok, rules, same};
-use crate::inventory::Snapshot;
+use crate::inventory::{Owner, Snapshot};
 use crate::name::{PointName, Volume};
 use crate::ports::{FileContent, NamedFile};
 use crate::problem::ProblemKind;
@@ -16,38 +16,50 @@ pub(super) const RULES: &[(&str, Check)] = rules![
     a_volume_that_is_not_there_fails_and_nothing_is_taken,
     a_group_that_fails_half_way_leaves_nothing,
     a_volume_without_snapshots_has_none,
+    several_volumes_are_listed_at_once,
+    owners_are_read_again_where_they_are_written,
     destroying_may_be_repeated,
     destroying_needs_the_identity,
     destroying_needs_the_name,
+    one_that_cannot_be_destroyed_does_not_keep_the_others,
     a_name_that_is_used_again_has_another_identity,
     annotations_are_in_the_snapshots,
 ];
 
 /// A snapshot of the volume under this name.
 pub(super) fn take(fixture: &dyn Fixture, volume: &Volume, text: &str) -> Result<Snapshot, String> {
-    let taken = fixture.storage().snapshot(std::slice::from_ref(volume), &name(text)?);
+    let taken = fixture.storage().snapshot(std::slice::from_ref(volume), &name(text)?, &[owner()?]);
     match &ok("snapshot", taken)?[..] {
         [snapshot] => Ok(snapshot.clone()),
         other => Err(format!("one volume gave {} snapshots", other.len())),
     }
 }
 
+/// A guest and a point that snapshots are taken for.
+fn owner() -> Result<Owner, String> {
+    Ok(Owner {
+        guest: name("00000000-0000-4000-8000-000000000001")?,
+        point: name("00000000-0000-4000-9000-000000000001")?,
+    })
+}
+
 fn listed(fixture: &dyn Fixture, volume: &Volume) -> Result<Vec<Snapshot>, String> {
-    ok("snapshots", fixture.storage().snapshots(volume))
+    let found = ok("snapshots", fixture.storage().snapshots(std::slice::from_ref(volume)))?;
+    Ok(found.into_iter().map(|it| it.snapshot).collect())
 }
 
 fn a_group_is_taken_under_one_name_in_its_order(fixture: &mut dyn Fixture) -> Verdict {
     let [a, b] = fixture.volumes();
     let point: PointName = name("p1")?;
     for volumes in [[b.clone(), a.clone()], [a.clone(), b.clone()]] {
-        let taken = ok("snapshot", fixture.storage().snapshot(&volumes, &point))?;
+        let taken = ok("snapshot", fixture.storage().snapshot(&volumes, &point, &[owner()?]))?;
         let order: Vec<_> = taken.iter().map(|it| it.volume.clone()).collect();
         same("the order", order, volumes.to_vec())?;
         ensure(taken.iter().all(|it| it.name == point), "each has the name that was given")?;
         differ("the identities", &taken[0].id, &taken[1].id)?;
         for snapshot in &taken {
             same("the list", listed(fixture, &snapshot.volume)?, vec![snapshot.clone()])?;
-            ok("destroy", fixture.storage().destroy(snapshot))?;
+            ok("destroy", fixture.storage().destroy(std::slice::from_ref(snapshot)))?;
         }
     }
     Ok(())
@@ -76,7 +88,7 @@ fn a_taken_name_is_refused_and_nothing_is_taken(fixture: &mut dyn Fixture) -> Ve
     let [a, b] = fixture.volumes();
     let there = take(fixture, &b, "p1")?;
     for volumes in [[a.clone(), b.clone()], [b.clone(), a.clone()]] {
-        let taken = fixture.storage().snapshot(&volumes, &name("p1")?);
+        let taken = fixture.storage().snapshot(&volumes, &name("p1")?, &[owner()?]);
         fails("a name that exists", taken, ProblemKind::Refused)?;
         same("the snapshots of the other", listed(fixture, &a)?, Vec::new())?;
         same("the snapshots of that", listed(fixture, &b)?, vec![there.clone()])?;
@@ -88,7 +100,8 @@ fn a_taken_name_is_refused_and_nothing_is_taken(fixture: &mut dyn Fixture) -> Ve
 fn a_volume_that_is_not_there_fails_and_nothing_is_taken(fixture: &mut dyn Fixture) -> Verdict {
     let [a, _] = fixture.volumes();
     let absent: Volume = name(&format!("{a}-absent"))?;
-    let taken = fixture.storage().snapshot(&[a.clone(), absent], &name("p1")?);
+    let volumes = [a.clone(), absent];
+    let taken = fixture.storage().snapshot(&volumes, &name("p1")?, &[owner()?]);
     fails("a volume that is not there", taken, ProblemKind::NotFound)?;
     same("the snapshots", listed(fixture, &a)?, Vec::new())
 }
@@ -97,7 +110,8 @@ fn a_group_that_fails_half_way_leaves_nothing(fixture: &mut dyn Fixture) -> Verd
     let [a, b] = fixture.volumes();
     let kept = take(fixture, &a, "p1")?;
     fixture.obstruct(&b)?;
-    let taken = fixture.storage().snapshot(&[a.clone(), b.clone()], &name("p2")?);
+    let volumes = [a.clone(), b.clone()];
+    let taken = fixture.storage().snapshot(&volumes, &name("p2")?, &[owner()?]);
     is_error("a group with a volume that fails", taken)?;
     same("the first volume's snapshots", listed(fixture, &a)?, vec![kept])?;
     same("the other's", listed(fixture, &b)?, Vec::new())
@@ -110,12 +124,45 @@ fn a_volume_without_snapshots_has_none(fixture: &mut dyn Fixture) -> Verdict {
     same("the snapshots of what is not there", listed(fixture, &absent)?, Vec::new())
 }
 
+fn several_volumes_are_listed_at_once(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let absent: Volume = name(&format!("{a}-absent"))?;
+    let mut taken =
+        vec![take(fixture, &a, "p1")?, take(fixture, &b, "p1")?, take(fixture, &a, "p2")?];
+    let found = ok("snapshots", fixture.storage().snapshots(&[b, absent, a]))?;
+    let mut found: Vec<_> = found.into_iter().map(|it| it.snapshot).collect();
+    found.sort_by(|one, other| one.id.cmp(&other.id));
+    taken.sort_by(|one, other| one.id.cmp(&other.id));
+    same("the snapshots", found, taken)
+}
+
+fn owners_are_read_again_where_they_are_written(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let first = owner()?;
+    let second = Owner {
+        guest: name("00000000-0000-4000-8000-000000000002")?,
+        point: name("00000000-0000-4000-9000-000000000002")?,
+    };
+    let owners = [first.clone(), second.clone()];
+    let volumes = std::slice::from_ref(&a);
+    ok("snapshot", fixture.storage().snapshot(volumes, &name("p1")?, &owners))?;
+    ok("snapshot for nobody", fixture.storage().snapshot(volumes, &name("p2")?, &[]))?;
+    for found in ok("snapshots", fixture.storage().snapshots(volumes))? {
+        let wanted = match found.snapshot.name.as_str() {
+            "p1" => vec![first.point.clone(), second.point.clone()],
+            _ => Vec::new(),
+        };
+        same("the points", found.points.clone().unwrap_or(wanted.clone()), wanted)?;
+    }
+    Ok(())
+}
+
 fn destroying_may_be_repeated(fixture: &mut dyn Fixture) -> Verdict {
     let [a, b] = fixture.volumes();
     let (gone, kept) = (take(fixture, &a, "p1")?, take(fixture, &a, "p2")?);
     let other = take(fixture, &b, "p1")?;
     for _ in 0..2 {
-        ok("destroy", fixture.storage().destroy(&gone))?;
+        ok("destroy", fixture.storage().destroy(std::slice::from_ref(&gone)))?;
         same("the volume's snapshots", listed(fixture, &a)?, vec![kept.clone()])?;
         same("the other volume's", listed(fixture, &b)?, vec![other.clone()])?;
     }
@@ -126,7 +173,7 @@ fn destroying_needs_the_identity(fixture: &mut dyn Fixture) -> Verdict {
     let [a, _] = fixture.volumes();
     let (one, two) = (take(fixture, &a, "p1")?, take(fixture, &a, "p2")?);
     let mixed = Snapshot { id: two.id.clone(), ..one.clone() };
-    let destroyed = fixture.storage().destroy(&mixed);
+    let destroyed = fixture.storage().destroy(std::slice::from_ref(&mixed));
     fails("destroying one of another identity", destroyed, ProblemKind::Refused)?;
     same("the snapshots", listed(fixture, &a)?, vec![one, two])
 }
@@ -137,19 +184,39 @@ fn destroying_needs_the_name(fixture: &mut dyn Fixture) -> Verdict {
     let renamed = Snapshot { name: name("p2")?, ..kept.clone() };
     let moved = Snapshot { volume: b, ..kept.clone() };
     for other in [renamed, moved] {
-        ok("destroying what is not there", fixture.storage().destroy(&other))?;
+        ok(
+            "destroying what is not there",
+            fixture.storage().destroy(std::slice::from_ref(&other)),
+        )?;
         same("the snapshots", listed(fixture, &a)?, vec![kept.clone()])?;
     }
     Ok(())
 }
 
+fn one_that_cannot_be_destroyed_does_not_keep_the_others(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let (first, kept) = (take(fixture, &a, "p1")?, take(fixture, &a, "p2")?);
+    let (last, there) = (take(fixture, &b, "p1")?, take(fixture, &b, "p2")?);
+    let mixed = Snapshot { id: last.id.clone(), ..kept.clone() };
+    let absent = Snapshot { name: name("p3")?, ..first.clone() };
+    let destroyed = fixture.storage().destroy(&[absent, first, mixed, last]);
+    fails("destroying one of another identity", destroyed, ProblemKind::Refused)?;
+    same("the first volume's snapshots", listed(fixture, &a)?, vec![kept])?;
+    same("the other's", listed(fixture, &b)?, vec![there])?;
+    ok("destroying nothing", fixture.storage().destroy(&[]))
+}
+
 fn a_name_that_is_used_again_has_another_identity(fixture: &mut dyn Fixture) -> Verdict {
     let [a, _] = fixture.volumes();
     let first = take(fixture, &a, "p1")?;
-    ok("destroy", fixture.storage().destroy(&first))?;
+    ok("destroy", fixture.storage().destroy(std::slice::from_ref(&first)))?;
     let second = take(fixture, &a, "p1")?;
     differ("the identities", &first.id, &second.id)?;
-    fails("destroying the first", fixture.storage().destroy(&first), ProblemKind::Refused)?;
+    fails(
+        "destroying the first",
+        fixture.storage().destroy(std::slice::from_ref(&first)),
+        ProblemKind::Refused,
+    )?;
     same("the snapshots", listed(fixture, &a)?, vec![second])
 }
 

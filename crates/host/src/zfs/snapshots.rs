@@ -1,0 +1,215 @@
+//! Takes, lists and destroys snapshots.
+
+use std::collections::HashSet;
+
+use vitrify_core::inventory::{FoundSnapshot, Owner, Snapshot};
+use vitrify_core::name::{PointName, Volume};
+use vitrify_core::ports::Answer;
+use vitrify_core::problem::{Problem, ProblemKind};
+
+use super::properties::{self, MANY, Properties};
+use super::{change, check_pool, dataset, pool_of, problem, with_permission, zfs};
+
+/// The points that a snapshot was taken for, separated by commas.
+const POINT: &str = "vitrify:point";
+/// Their guests, in the same order.
+const GUEST: &str = "vitrify:guest";
+/// The longest value of a property, `ZAP_MAXVALUELEN` less its end.
+const LONGEST: usize = 8191;
+/// How many snapshots of one dataset are destroyed by one command.
+const TOGETHER: usize = 200;
+
+/// The name that `zfs` has for a snapshot.
+pub(super) fn full_name(volume: &Volume, name: &PointName) -> Answer<String> {
+    Ok(format!("{}@{name}", dataset(volume)?))
+}
+
+/// Takes one snapshot of each volume, all of one pool: ZFS takes either all of them, in one
+/// transaction group, or none.
+pub(crate) fn take(
+    volumes: &[Volume],
+    name: &PointName,
+    owners: &[Owner],
+) -> Answer<Vec<Snapshot>> {
+    let names: Vec<_> = volumes.iter().map(|it| full_name(it, name)).collect::<Answer<_>>()?;
+    let datasets: Vec<_> = volumes.iter().map(Volume::as_str).collect();
+    datasets.first().map_or(Ok(()), |first| check_pool(first))?;
+    let guests = list_of(owners.iter().map(|it| it.guest.as_str()))?;
+    let points = list_of(owners.iter().map(|it| it.point.as_str()))?;
+    let mut command = zfs("snapshot");
+    if !owners.is_empty() {
+        command = command.args(["-o", &format!("{GUEST}={guests}")]);
+        command = command.args(["-o", &format!("{POINT}={points}")]);
+    }
+    change(&command.args(&names)).map_err(|problem| not_taken(problem, &datasets))?;
+    let known = properties::of(&names, "guid")?;
+    let identified = volumes.iter().zip(&names).map(|(volume, full)| {
+        let guid = known.get(full).and_then(|it| it.get("guid"));
+        let guid = guid.ok_or_else(|| Problem::failed(format!("{full} vanished")))?;
+        identify(volume, name, guid)
+    });
+    identified.collect()
+}
+
+fn list_of<'a>(items: impl Iterator<Item = &'a str>) -> Answer<String> {
+    let list = items.collect::<Vec<_>>().join(",");
+    if list.len() > LONGEST {
+        return Err(Problem::lacking("more points than a ZFS property can name share a snapshot")
+            .hint("capture fewer guests together"));
+    }
+    Ok(list)
+}
+
+fn not_taken(problem: Problem, datasets: &[&str]) -> Problem {
+    match problem.kind {
+        ProblemKind::NoSpace => problem.hint(
+            "free space; a zvol with a refreservation needs as much again as it holds for each \
+             snapshot",
+        ),
+        ProblemKind::Refused => problem.hint("choose another name"),
+        _ => with_permission(problem, "snapshot,userprop", datasets),
+    }
+}
+
+fn identify(volume: &Volume, name: &PointName, guid: &str) -> Answer<Snapshot> {
+    let id = guid.parse().map_err(|error| Problem::failed("a snapshot's guid").from(error))?;
+    Ok(Snapshot { volume: volume.clone(), name: name.clone(), id })
+}
+
+/// The snapshots of these datasets whose names a point could have, by one process: given by name,
+/// or, where they are too many for a command line, with all others of their pools.
+pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
+    let mut wanted = HashSet::new();
+    for volume in volumes {
+        wanted.insert(dataset(volume)?);
+    }
+    let mut pools: Vec<_> = wanted.iter().map(|it| pool_of(it)).collect();
+    pools.sort_unstable();
+    pools.dedup();
+    pools.iter().try_for_each(|pool| check_pool(pool))?;
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let command = properties::get(&format!("guid,{POINT}")).args(["-t", "snapshot"]);
+    let command = if wanted.len() <= MANY {
+        command.args(["-d", "1"]).args(volumes.iter().map(Volume::as_str))
+    } else {
+        command.arg("-r").args(pools)
+    };
+    let mut found = Vec::new();
+    for (full, properties) in properties::read(&command)? {
+        let Some((holder, name)) = full.split_once('@') else { continue };
+        if let (true, Ok(name)) = (wanted.contains(holder), name.parse::<PointName>())
+            && let (Some(guid), Ok(volume)) = (properties.get("guid"), holder.parse::<Volume>())
+        {
+            let snapshot = identify(&volume, &name, guid)?;
+            found.push(FoundSnapshot { snapshot, points: Some(points(&properties)) });
+        }
+    }
+    Ok(found)
+}
+
+fn points(properties: &Properties) -> Vec<vitrify_core::name::PointId> {
+    let listed = properties.own(POINT).unwrap_or_default().split(',');
+    listed.filter_map(|id| id.parse().ok()).collect()
+}
+
+/// A ZFS snapshot cannot be written; it has only to be the one that was taken.
+pub(crate) fn check_read_only(snapshot: &Snapshot) -> Answer<()> {
+    check_pool(dataset(&snapshot.volume)?)?;
+    let full = full_name(&snapshot.volume, &snapshot.name)?;
+    let known = properties::of(std::slice::from_ref(&full), "guid")?;
+    check_identity(known.get(&full), &full, snapshot)
+}
+
+/// `NotFound` or `Refused` where a snapshot is not the one that is meant.
+pub(super) fn check_identity(
+    found: Option<&Properties>,
+    full: &str,
+    wanted: &Snapshot,
+) -> Answer<()> {
+    match found.and_then(|it| it.get("guid")) {
+        None => Err(Problem::not_found(format!("there is no snapshot {full}"))),
+        Some(guid) if guid == wanted.id.as_str() => Ok(()),
+        Some(guid) => Err(Problem::refused(format!(
+            "the snapshot {full} is {guid}, not {}: it is another one than was taken then",
+            wanted.id
+        ))),
+    }
+}
+
+/// Destroys snapshots, looked up by name and identity. Those of one dataset go together, and one by
+/// one where that fails, so that one which cannot be destroyed does not keep the others.
+pub(crate) fn destroy(snapshots: &[Snapshot]) -> Answer<()> {
+    let mut first = Ok(());
+    let mut keep = |result: Answer<()>| {
+        if first.is_ok() {
+            first = result;
+        }
+    };
+    let mut names = Vec::new();
+    for snapshot in snapshots {
+        match check_pool(dataset(&snapshot.volume)?) {
+            Ok(()) => names.push((full_name(&snapshot.volume, &snapshot.name)?, snapshot)),
+            Err(problem) => keep(Err(problem)),
+        }
+    }
+    let asked: Vec<_> = names.iter().map(|(full, _)| full.clone()).collect();
+    let known = properties::of(&asked, "guid")?;
+    let mut by_dataset: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (full, snapshot) in &names {
+        match check_identity(known.get(full), full, snapshot) {
+            Err(problem) if problem.kind == ProblemKind::NotFound => continue,
+            Err(problem) => {
+                keep(Err(problem));
+                continue;
+            }
+            Ok(()) => {}
+        }
+        let (holder, name) = (snapshot.volume.as_str(), snapshot.name.as_str());
+        match by_dataset.iter_mut().find(|(other, _)| *other == holder) {
+            Some((_, names)) => names.push(name),
+            None => by_dataset.push((holder, vec![name])),
+        }
+    }
+    for (holder, names) in by_dataset {
+        for names in names.chunks(TOGETHER) {
+            if names.len() == 1 || destroy_named(holder, names).is_err() {
+                names.iter().for_each(|name| keep(destroy_named(holder, &[name])));
+            }
+        }
+    }
+    first
+}
+
+/// Destroys snapshots of one dataset: never anything below it, never its clones, never later.
+fn destroy_named(holder: &str, names: &[&str]) -> Answer<()> {
+    let command = zfs("destroy").arg(format!("{holder}@{}", names.join(",")));
+    let ended = command.end()?;
+    // Somebody else was quicker.
+    if ended.success || ended.complaints.contains("could not find any snapshots to destroy") {
+        return Ok(());
+    }
+    let problem = problem(&command, &ended);
+    let [name] = names else { return Err(problem) };
+    let full = format!("{holder}@{name}");
+    if ended.complaints.contains("being held") {
+        return Err(held(&full));
+    }
+    if let Some((_, clones)) = ended.complaints.split_once("following datasets:") {
+        let clones = clones.split_whitespace().collect::<Vec<_>>().join(", ");
+        let message = format!("the snapshot {full} has clones: {clones}");
+        return Err(Problem::refused(message)
+            .hint("destroy them, or make them independent with 'zfs promote'"));
+    }
+    Err(with_permission(problem, "destroy,mount", &[holder]))
+}
+
+fn held(full: &str) -> Problem {
+    let listed = zfs("holds").args(["-H", full]).run().map(|output| output.text());
+    let listed = listed.unwrap_or_default();
+    let tags: Vec<_> = listed.lines().filter_map(|line| line.split('\t').nth(1)).collect();
+    Problem::refused(format!("the snapshot {full} is held: {}", tags.join(", "))).hint(format!(
+        "'zfs holds {full}' shows who wants to keep it; 'zfs release TAG {full}' lets it go"
+    ))
+}

@@ -1,0 +1,91 @@
+//! The benchmark of memory images: what they cost the host, the store and the guest.
+//!
+//! For each size of a guest: captures while it writes to its RAM, what they add to the store beside
+//! what changed, and how much the guest gets done meanwhile; then the same stream received by us and
+//! by `cat`, and the point restored by us and by libvirt. It states figures and judges none.
+
+mod measure;
+mod options;
+mod row;
+mod stage;
+mod table;
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use vitrify_lab::harness::{chain, missing};
+use vitrify_lab::interrupt::Interrupt;
+
+use options::{HELP, Options};
+use row::Rows;
+use stage::Stage;
+
+/// Why the benchmark ends early.
+type Failure = Box<dyn Error>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match Options::parse(&arguments) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print(HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => {
+            note(&format!("{wrong}\n\n{HELP}"));
+            return ExitCode::from(2);
+        }
+    };
+    match missing().map_or_else(|| measure_all(&options), |reason| Err(reason.into())) {
+        Ok(rows) => {
+            print(&table::of(&rows));
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            note(&format!("bench memory: {}", chain(&*failure)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_all(options: &Options) -> Result<Rows, Failure> {
+    let interrupt = Interrupt::listen()?;
+    let mut rows = Rows::default();
+    for &memory_mib in &options.sizes_mib {
+        for (place, writer) in options.writers.iter().enumerate() {
+            note(&format!(
+                "a guest of {memory_mib} MiB, half of it filled, a {} writer: booting",
+                writer.name()
+            ));
+            let mut stage = Stage::set(memory_mib, *writer, options.mbps(*writer))?;
+            for round in 1..=options.rounds {
+                let row = stage.capture(round);
+                interrupt.check()?;
+                let row = row?;
+                print(&row.to_json().to_string());
+                rows.captures.push(row);
+            }
+            if place == 0 {
+                let row = stage.image(options.rounds);
+                interrupt.check()?;
+                let row = row?;
+                print(&row.to_json().to_string());
+                rows.images.push(row);
+            }
+        }
+    }
+    Ok(rows)
+}
+
+/// A result. A reader that went away is no reason to leave a guest behind.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// A message.
+#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
+fn note(text: &str) {
+    eprintln!("{text}");
+}
