@@ -2,15 +2,23 @@
 //! the speed of a dump that runs can be set.
 
 use std::error::Error;
+use std::process::Command;
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::guest::{Guest, Witness};
 use crate::journal::Journal;
-use crate::run::Running;
+use crate::run::{RunError, Running, run};
 use crate::scene::Scene;
 
 /// How long it may take until a dump has begun.
 const BEGIN: Duration = Duration::from_secs(90);
+
+/// How long libvirt may take to pass a command on.
+const TURN: Duration = Duration::from_secs(2);
+/// How fast a dump may be that is not to end.
+const DUMP_BYTES_PER_S: u64 = 8 << 20;
 
 /// A witness that makes more of its memory dirty than a slowed dump can save, and has so much that a
 /// dump does not come to its end before it is slowed.
@@ -38,14 +46,40 @@ pub fn endless(scene: &Scene, more: &[&str]) -> Result<Running, Box<dyn Error>> 
     let deadline = Instant::now() + BEGIN;
     loop {
         // libvirt sets the speed itself just before it begins, and tells nobody: the last one counts.
-        scene.guest.virsh("migrate-setspeed", &["8"])?;
-        if data_processed(&scene.guest).is_some_and(|it| it > 0) {
-            scene.guest.virsh("migrate-setspeed", &["8"])?;
+        slow_down(&scene.guest)?;
+        if is_migrating(&scene.guest)? && slow_down(&scene.guest)? {
             return Ok(process);
         }
         if process.has_ended() || Instant::now() > deadline {
             return Err(format!("no dump was caught: {:?}", process.finish(BEGIN)?).into());
         }
+    }
+}
+
+/// Whether QEMU was told.
+fn slow_down(guest: &Guest) -> Result<bool, RunError> {
+    let command = format!(
+        r#"{{"execute":"migrate-set-parameters","arguments":{{"max-bandwidth":{DUMP_BYTES_PER_S}}}}}"#
+    );
+    Ok(ask_qemu(guest, &command)?.is_some())
+}
+
+fn is_migrating(guest: &Guest) -> Result<bool, Box<dyn Error>> {
+    let Some(said) = ask_qemu(guest, r#"{"execute":"query-migrate"}"#)? else { return Ok(false) };
+    let said: Value = serde_json::from_str(&said)?;
+    Ok(said["return"]["status"] == "active")
+}
+
+/// What QEMU itself says; `None` where libvirt did not let us ask. While its snapshot job begins and
+/// ends, libvirt sometimes forgets a command that waits its turn, until that gives up after 30 s
+/// ("cannot acquire state change lock", held by nobody). A new one gets its turn at once.
+fn ask_qemu(guest: &Guest, command: &str) -> Result<Option<String>, RunError> {
+    let mut virsh = Command::new("virsh");
+    virsh.args(["-q", "-c", "qemu:///system", "qemu-monitor-command", guest.name(), command]);
+    match run(&mut virsh, TURN) {
+        Ok(said) if said.status.success() => Ok(Some(said.stdout)),
+        Ok(_) | Err(RunError::Limit { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
