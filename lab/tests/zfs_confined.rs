@@ -2,7 +2,7 @@
 //! capture does when a dataset goes away.
 
 use std::error::Error;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -172,16 +172,14 @@ fn no_traces(scene: &Scene) -> Outcome {
 /// overlay: libvirt's profile denies it the base from then on.
 fn restarted_on_its_overlay() -> Outcome {
     let mut scene = scene("guest/a.raw")?;
-    let name = scene.guest.name().to_owned();
-    let journal = Journal::of(&scene.world.vitrify)?;
-    let process = scene.world.vitrify.start(&["snapshot", &name, "--engine", "overlay"])?;
-    // The plan, the point staged, the dump and the snapshots: begun and done each.
-    assert!(journal.reaches(&process, LIMIT, |now| now.len() >= 7)?, "it was not caught");
-    process.signal(Signal::KILL);
-    process.finish(LIMIT)?;
-    let lines = journal.lines()?.join("\n");
-    assert!(lines.contains("external-snapshot"), "{lines}");
-    assert!(!lines.contains("settle-overlay"), "caught too late:\n{lines}");
+    let script = "#!/bin/sh\n/sbin/zfs \"$@\" || exit\n\
+                  case \"$1\" in snapshot) kill -KILL $PPID;; esac\n";
+    let mut command =
+        with_zfs(&scene, script, &["snapshot", scene.guest.name(), "--engine", "overlay"])?;
+    let killed = vitrify_lab::run::run(&mut command, LIMIT)?;
+    assert_eq!(killed.status.code(), None, "{killed:?}");
+    let lines = Journal::of(&scene.world.vitrify)?.lines()?.join("\n");
+    assert!(lines.contains("snapshot-volumes") && !lines.contains("settle-overlay"), "{lines}");
     scene.guest.destroy()?;
     scene.guest.serial.skip_to_end()?;
     scene.guest.start()?;
@@ -207,18 +205,11 @@ fn a_dataset_destroyed_in_the_middle() -> Outcome {
     // In use it cannot go away, and that is as well.
     scene.guest.destroy()?;
     scene.guest.virsh("attach-disk", &[&disk, "vdb", "--config", "--subdriver", "raw"])?;
-    let folder = scene.world.folder().join("bin");
-    std::fs::create_dir(&folder)?;
     let script = format!(
         "#!/bin/sh\ncase \"$1\" in snapshot) /sbin/zfs rename {dataset} {dataset}-gone;; esac\n\
          exec /sbin/zfs \"$@\"\n"
     );
-    let program = folder.join("zfs");
-    std::fs::write(&program, script)?;
-    must("chmod", &["+x", &program.display().to_string()])?;
-    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
-    let mut command = scene.world.vitrify.command(&["snapshot", scene.guest.name()]);
-    command.env("PATH", path);
+    let mut command = with_zfs(&scene, &script, &["snapshot", scene.guest.name()])?;
     let failed = vitrify_lab::run::run(&mut command, LIMIT)?;
     assert!(!failed.status.success(), "{failed:?}");
     assert!(failed.stderr.contains(&dataset), "{}", failed.stderr);
@@ -228,4 +219,17 @@ fn a_dataset_destroyed_in_the_middle() -> Outcome {
     scene.guest.start()?;
     scene.guest.serial.ready(BOOT)?;
     scene.is_well()
+}
+
+/// Vitrify with `script` as the first `zfs` on its path.
+fn with_zfs(scene: &Scene, script: &str, arguments: &[&str]) -> Result<Command, Box<dyn Error>> {
+    let folder = scene.world.folder().join("bin");
+    std::fs::create_dir(&folder)?;
+    let program = folder.join("zfs");
+    std::fs::write(&program, script)?;
+    must("chmod", &["+x", &program.display().to_string()])?;
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = scene.world.vitrify.command(arguments);
+    command.env("PATH", path);
+    Ok(command)
 }
