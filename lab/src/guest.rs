@@ -231,7 +231,7 @@ impl Witness {
             must("qemu-img", &["convert", "-f", "raw", "-O", "qcow2", xml::VARIABLES, &to])?;
         }
         let file = folder.join(format!("{}.xml", self.name));
-        let log = folder.join(format!("{}.serial", self.name));
+        let log = serial_log(folder, &self.name);
         fs::write(&file, xml::definition(self, image.as_ref(), &log, &variables))?;
         let serial = Serial::follow(log)?;
         virsh(&["define", &file.display().to_string()])?;
@@ -302,6 +302,14 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// One that an earlier process left, with its serial log in `folder`. What it said before is
+    /// passed over.
+    pub(crate) fn left(name: String, folder: &Path) -> Result<Self, SerialError> {
+        let mut serial = Serial::follow(serial_log(folder, &name))?;
+        serial.skip_to_end()?;
+        Ok(Self { name, serial })
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -387,6 +395,10 @@ impl Guest {
     pub fn virsh(&self, command: &str, arguments: &[&str]) -> Result<String, RunError> {
         virsh(&[&[command, &self.name], arguments].concat())
     }
+}
+
+fn serial_log(folder: &Path, guest: &str) -> PathBuf {
+    folder.join(format!("{guest}.serial"))
 }
 
 impl Drop for Guest {

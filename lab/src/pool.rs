@@ -119,6 +119,18 @@ impl Pool {
         Ok(pool)
     }
 
+    /// A ZFS pool that an earlier process left.
+    pub(crate) fn left_zfs(scratch: Scratch) -> Self {
+        let mountpoint = scratch.path().join("pool");
+        let zpool = Some(Zpool::left(&scratch));
+        Self { kind: Kind::Zfs, mountpoint, zpool, scratch }
+    }
+
+    /// The folder of its files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// What it is made of.
     #[must_use]
     pub fn kind(&self) -> Kind {

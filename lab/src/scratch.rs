@@ -31,6 +31,11 @@ impl Scratch {
         Ok(scratch)
     }
 
+    /// One that an earlier process left.
+    pub(crate) fn left(path: PathBuf) -> Self {
+        Self { path }
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

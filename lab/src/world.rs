@@ -75,6 +75,40 @@ impl World {
         Ok(Self { vitrify, pool, store, overlays, number, scratch })
     }
 
+    /// Leaves it to a later process, [`Self::left`], with all that runs in it.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn leave(self, note: &Path) -> io::Result<()> {
+        let words = [self.folder(), self.pool.folder()].map(|it| it.display().to_string());
+        fs::write(note, words.join("\n"))?;
+        std::mem::forget(self);
+        Ok(())
+    }
+
+    /// A world on ZFS that an earlier process left. It cannot have new guests.
+    ///
+    /// # Errors
+    /// [`WorldError`].
+    pub fn left(note: &Path) -> Result<Self, WorldError> {
+        let words = fs::read_to_string(note)?;
+        let (folder, pool) = words.split_once('\n').unwrap_or_default();
+        let scratch = Scratch::left(folder.into());
+        let pool = Pool::left_zfs(Scratch::left(pool.into()));
+        let [store, overlays] = ["mem", "overlays"].map(|it| pool.path().join(it));
+        let (config, state) = (scratch.path().join("vitrify.toml"), scratch.path().join("state"));
+        let vitrify = Vitrify::new(&config, &state);
+        Ok(Self { vitrify, pool, store, overlays, number: 0, scratch })
+    }
+
+    /// A guest of a world that an earlier process left.
+    ///
+    /// # Errors
+    /// [`GuestError::Serial`].
+    pub fn guest(&self, name: &str) -> Result<Guest, GuestError> {
+        Ok(Guest::left(name.to_owned(), self.folder())?)
+    }
+
     /// Puts the memory store elsewhere, and says so in the configuration.
     ///
     /// # Errors

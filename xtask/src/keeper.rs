@@ -70,12 +70,17 @@ impl Kept {
     pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
         self.keeper.wait()
     }
+
+    /// Stops it, and waits until its folder is gone.
+    pub(crate) fn stop(&mut self) {
+        drop(self.input.take());
+        let _ = self.keeper.wait();
+    }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        drop(self.input.take());
-        let _ = self.keeper.wait();
+        self.stop();
     }
 }
 

@@ -9,6 +9,7 @@ use crate::steps::setup;
 
 mod image;
 mod machine;
+mod power;
 
 use image::Image;
 use machine::Machine;
@@ -18,6 +19,9 @@ pub(crate) const HELP: &str = "\
 cargo xtask lab build           build the ZFS machine's image, if the cache does not have today's
 cargo xtask lab run -- CMD…     boot it with the release binary, the witness and the ZFS tests
                                 inside, run CMD there, stop it; ends with CMD's exit status
+cargo xtask lab power-loss [--rounds N] [--seed S]
+                                boot it, cut its power N times (10) in the middle of captures, and
+                                have `vitrify repair` put its guests right after each boot
 cargo xtask lab shell           the same with a shell for you
 cargo xtask lab shell failed    a shell in the world that was kept when a ZFS test failed";
 
@@ -71,10 +75,25 @@ pub(crate) fn test() -> Result<(), Failure> {
     }
 }
 
+/// Cuts its power in the middle of captures.
+pub(crate) fn power_loss(options: &[&str]) -> Result<(), Failure> {
+    let (mut rounds, mut seed) = (10, 1);
+    for pair in options.chunks(2) {
+        match (pair, pair.get(1).and_then(|value| value.parse().ok())) {
+            (["--rounds", _], Some(value)) => rounds = value,
+            (["--seed", _], Some(value)) => seed = value,
+            _ => return Err(Failure::new(format!("unknown: {}\n{HELP}", pair.join(" ")))),
+        }
+    }
+    let (mut machine, _) = boot()?;
+    power::rounds(&mut machine, rounds, seed)
+        .map_err(|failure| Failure::new(format!("{failure}\n{}", machine.keep())))
+}
+
 fn boot() -> Result<(Machine, Payload), Failure> {
     setup()?;
     let image = Image::ensure()?;
-    let payload = Payload::build(TESTS)?;
+    let payload = Payload::build(TESTS, &[power::PROGRAM])?;
     let machine = Machine::boot(image, Some(&payload))?;
     Ok((machine, payload))
 }

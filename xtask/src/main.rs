@@ -58,6 +58,7 @@ fn task(words: &[&str]) -> Result<ExitCode, Failure> {
         ["stock", "--", command @ ..] if !command.is_empty() => stock::run(command),
         ["lab", "build"] => lab::build(),
         ["lab", "run", "--", command @ ..] if !command.is_empty() => return lab::run(command),
+        ["lab", "power-loss", options @ ..] => lab::power_loss(options),
         ["lab", "shell"] => lab::shell(),
         ["lab", "shell", "failed"] => lab::shell_in_kept(),
         ["lab"] => {

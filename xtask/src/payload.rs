@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::process::{Failure, command, must, output};
-use crate::steps::{build, cargo, vitrify};
+use crate::steps::{build, cargo, target_folder, vitrify};
 
 /// What is in it.
 pub(crate) struct Payload {
@@ -16,14 +16,16 @@ pub(crate) struct Payload {
     witness: Vec<PathBuf>,
     /// The test programs' names and files, in the order of their names.
     tests: Vec<(String, PathBuf)>,
+    programs: Vec<PathBuf>,
 }
 
 impl Payload {
-    /// Builds all of it, with the test programs whose names begin with one of `tests`.
+    /// Builds all of it, with the test programs whose names begin with one of `tests`, and with these
+    /// programs of the lab.
     ///
     /// # Errors
     /// [`Failure`].
-    pub(crate) fn build(tests: &[&str]) -> Result<Self, Failure> {
+    pub(crate) fn build(tests: &[&str], programs: &[&str]) -> Result<Self, Failure> {
         build()?;
         let vitrify = vitrify()?;
         let lab = ["--quiet", "--locked", "--package", "vitrify-lab"];
@@ -37,7 +39,14 @@ impl Payload {
         let messages = output(&mut cargo(&[&compile[..], &["--message-format=json"]].concat()));
         let mut tests = executables(&messages.unwrap_or_default(), tests);
         tests.sort();
-        Ok(Self { vitrify, witness: witness.lines().map(PathBuf::from).collect(), tests })
+        let names: Vec<String> = programs.iter().map(|name| format!("--bin={name}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        if !programs.is_empty() {
+            must(&mut cargo(&[&["build"], &lab[..], &names].concat()))?;
+        }
+        let built = target_folder()?.join("debug");
+        let programs = programs.iter().map(|name| built.join(name)).collect();
+        Ok(Self { vitrify, witness: witness.lines().map(PathBuf::from).collect(), tests, programs })
     }
 
     /// The test programs' names.
@@ -73,6 +82,9 @@ impl Payload {
         let mut size = fs::copy(&self.vitrify, bin.join("vitrify"))?;
         for (name, file) in &self.tests {
             size += fs::copy(file, bin.join(name))?;
+        }
+        for file in &self.programs {
+            size += fs::copy(file, bin.join(file.file_name().unwrap_or_default()))?;
         }
         for file in &self.witness {
             size += fs::copy(file, witness.join(file.file_name().unwrap_or_default()))?;

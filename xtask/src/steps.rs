@@ -161,7 +161,7 @@ fn workspace() -> &'static Path {
 }
 
 /// Where cargo builds, wherever the user's configuration puts it.
-fn target_folder() -> Result<PathBuf, Failure> {
+pub(crate) fn target_folder() -> Result<PathBuf, Failure> {
     const KEY: &str = "\"target_directory\":\"";
     let metadata = output(&mut cargo(&["metadata", "--no-deps", "--format-version", "1"]));
     let folder = metadata.as_deref().and_then(|text| {

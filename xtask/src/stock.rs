@@ -57,7 +57,7 @@ pub(crate) fn test() -> Result<(), Failure> {
 pub(crate) fn run(words: &[&str]) -> Result<(), Failure> {
     setup()?;
     let tree = RECIPE.ensure()?;
-    let payload = Payload::build(TESTS)?;
+    let payload = Payload::build(TESTS, &[])?;
     // They change a setting of the kernel.
     let _lock = locked(&tree.with_file_name("running"), "another run in the stock Debian")?;
     let cannot = |error| Failure::new(format!("cannot enter the stock Debian: {error}"));

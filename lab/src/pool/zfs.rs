@@ -27,13 +27,19 @@ impl Zpool {
         mountpoint: &Path,
         size_mib: u64,
     ) -> Result<Self, PoolError> {
-        let name = scratch.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let zpool = Self::left(scratch);
         let image = scratch.path().join("image");
         File::create_new(&image)?.set_len(size_mib << 20)?;
         let [image, place] = [&image, mountpoint].map(|path| path.display().to_string());
         let place = format!("mountpoint={place}");
-        must("zpool", &["create", "-o", "cachefile=none", "-O", &place, &name, &image])?;
-        Ok(Self { name })
+        must("zpool", &["create", "-o", "cachefile=none", "-O", &place, &zpool.name, &image])?;
+        Ok(zpool)
+    }
+
+    /// The pool that an earlier process made there.
+    pub(super) fn left(scratch: &Scratch) -> Self {
+        let name = scratch.path().file_name().unwrap_or_default();
+        Self { name: name.to_string_lossy().into_owned() }
     }
 
     /// What ZFS calls a dataset of this pool.

@@ -74,6 +74,21 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Pulls its power cord, and boots it again with its disks as they were.
+    ///
+    /// # Errors
+    /// As [`Self::boot`].
+    pub(crate) fn lose_power(&mut self) -> Result<(), Failure> {
+        let cannot = |error| Failure::new(format!("cannot boot the lab's machine again: {error}"));
+        // The keeper removes the folder of what it stops.
+        let aside = self.folder.with_extension("off");
+        fs::rename(&self.folder, &aside).map_err(cannot)?;
+        self.keeper.stop();
+        fs::rename(&aside, &self.folder).map_err(cannot)?;
+        (self.keeper, self.port) = start(&self.folder).map_err(cannot)?;
+        self.wait_until_ready()
+    }
+
     /// A command that runs in the machine as root, with the streams that it is given here; exit
     /// status 255 if there is no connection.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
