@@ -1,4 +1,4 @@
-//! Runs the lab's tests one after the other and reports those that cannot run on this machine as
+//! Runs the lab's tests and reports those that cannot run on this machine as
 //! skipped, with the reason. `VITRIFY_LAB` names the machine that we are on, as `cargo xtask test`
 //! sets it after its set-up: `host`, `zfs` in the lab's ZFS machine, or `stock` in the chroot with the
 //! release's own packages. A test that is for that machine and cannot run fails instead.
@@ -30,28 +30,37 @@ pub enum Machine {
     Zfs,
 }
 
-/// The main function of a test program for the host. Takes `cargo test`'s arguments (a filter,
-/// `--list` and so on).
+/// The main function of a test program for the host, whose tests want the machine to themselves.
+/// Takes `cargo test`'s arguments (a filter, `--list` and so on).
 #[must_use]
 pub fn run(tests: &[Test]) -> ExitCode {
     run_on(Machine::Host, tests)
 }
 
+/// The same for tests that mostly wait (for boots, for QEMU's end) and measure nothing: two at once.
+#[must_use]
+pub fn run_in_pairs(tests: &[Test]) -> ExitCode {
+    run_named(Machine::Host, 2, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
+}
+
 /// The main function of a test program for `machine`.
 #[must_use]
 pub fn run_on(machine: Machine, tests: &[Test]) -> ExitCode {
-    run_named(machine, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
+    run_named(machine, 1, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
 }
 
-/// The same for tests that are not known by name before.
+/// The same for tests that are not known by name before, so many at once.
 #[must_use]
-pub fn run_named<F>(machine: Machine, tests: impl IntoIterator<Item = (String, F)>) -> ExitCode
+pub fn run_named<F>(
+    machine: Machine,
+    at_once: usize,
+    tests: impl IntoIterator<Item = (String, F)>,
+) -> ExitCode
 where
     F: FnOnce() -> Outcome + Send + 'static,
 {
     let mut arguments = Arguments::from_args();
-    // Two cores are shared by two emulated guests; more at once only measure each other.
-    arguments.test_threads.get_or_insert(1);
+    arguments.test_threads.get_or_insert(at_once);
     let trials = tests
         .into_iter()
         .map(|(name, test)| Trial::ignorable_test(name, move || attempt(machine, test)))

@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(3);
 const PATIENT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("a_frozen_file_system_needs_no_recovery", a_frozen_file_system_needs_no_recovery),
         ("a_thaw_by_another_hand_is_noticed", a_thaw_by_another_hand_is_noticed),
         ("a_reboot_in_between_is_noticed", a_reboot_in_between_is_noticed),

@@ -21,7 +21,7 @@ const ROOM_MIB: u64 = 48 << 10;
 const END: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("beyond_its_limit_the_disks_alone_are_captured", beyond_its_limit),
         ("beyond_its_limit_a_demand_fails", beyond_its_limit_a_demand_fails),
         ("ctrl_c_gives_the_capture_up", ctrl_c_gives_the_capture_up),
@@ -163,7 +163,7 @@ fn killed_in_the_middle() -> Outcome {
         assert!(said.stdout.contains("undone"), "{}", said.stdout);
         assert_eq!((points(&scene)?, scene.life()?), (0, life));
         scene.is_well()?;
-        let again = scene.vitrify(0, &["repair"])?;
+        let again = scene.vitrify(0, &["repair", scene.guest.name()])?;
         assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""));
     }
     Ok(())

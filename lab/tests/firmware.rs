@@ -15,7 +15,7 @@ use witness::line::Line;
 const BOOT: Duration = Duration::from_secs(180);
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("variables_persist_in_a_raw_file_beside_a_tpm", variables_persist_beside_a_tpm),
         ("variables_persist_in_a_qcow2_file", variables_persist_in_a_qcow2_file),
         ("a_cold_restore_brings_variables_and_tpm_back", a_cold_restore_brings_them_back),

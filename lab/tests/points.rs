@@ -21,7 +21,7 @@ use witness::line::{From, Line};
 const HIGHEST_MBPS: u64 = 20_000;
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("a_running_guest_continues_from_the_instant_of_its_capture", a_running_guest_continues),
         ("what_list_and_show_say", what_list_and_show_say),
         ("twenty_captures_and_restores_of_two_disks", twenty_captures_and_restores),

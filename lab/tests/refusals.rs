@@ -17,7 +17,7 @@ use vitrify_lab::scene::{BOOT, SOON, Scene};
 use vitrify_lab::world::World;
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("each_mistake_has_its_exit_status", each_mistake_has_its_exit_status),
         ("a_disk_on_ext4_cannot_be_captured", a_disk_on_ext4),
         ("a_store_that_cannot_be_written", a_store_that_cannot_be_written),

@@ -17,7 +17,7 @@ use vitrify_lab::world::World;
 use witness::line::From;
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("one_changed_byte_of_memory_is_refused", one_changed_byte_of_memory),
         ("memory_of_another_point_is_refused", memory_of_another_point),
         ("another_snapshot_of_the_disk_is_refused", another_snapshot_of_the_disk),

@@ -12,7 +12,7 @@ use vitrify_lab::world::World;
 use witness::line::From;
 
 fn main() -> ExitCode {
-    harness::run(&[
+    harness::run_in_pairs(&[
         ("a_guest_that_its_user_suspended_stays_so", a_suspended_guest),
         ("a_guest_that_is_shut_off_stays_so", a_guest_that_is_shut_off),
         ("a_guest_that_libvirt_saved_stays_so", a_guest_that_libvirt_saved),

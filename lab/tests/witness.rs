@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     add("linux::without_a_disk_it_refuses_to_count", without_a_disk_it_refuses_to_count);
     add("boot_sector::a_page_of_another_instant_is_reported", a_page_of_another_instant);
     add("boot_sector::a_read_only_disk_is_left_alone", a_read_only_disk_is_left_alone);
-    harness::run_named(harness::Machine::Host, tests)
+    harness::run_named(harness::Machine::Host, 2, tests)
 }
 
 /// A world and a witness that runs in it; the guest goes first.

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     for &(name, test) in lists.into_iter().flatten() {
         tests.push((name.to_owned(), Box::new(test)));
     }
-    let code = harness::run_named(Machine::Zfs, tests);
+    let code = harness::run_named(Machine::Zfs, 1, tests);
     Shared::remove();
     code
 }
