@@ -4,7 +4,7 @@
 mod perform;
 mod survey;
 
-pub use self::survey::{Planned, plan_capture, plan_restore, volumes_of};
+pub use self::survey::{Planned, find_foreign, plan_capture, plan_restore, volumes_of};
 use crate::capture;
 use crate::definition::Definition;
 use crate::inventory::Guest;

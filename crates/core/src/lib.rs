@@ -8,6 +8,7 @@ pub mod capture;
 pub mod config;
 pub mod definition;
 pub mod engine;
+pub mod foreign;
 pub mod inventory;
 pub mod manifest;
 pub mod name;

@@ -87,6 +87,13 @@ pub trait Hypervisor {
     /// One guest. `NotFound` where there is none.
     fn inspect(&self, guest: &GuestUuid) -> Answer<Guest>;
 
+    /// The names of the external snapshots that libvirt knows of a guest. Ours leave it none.
+    fn snapshots(&self, guest: &GuestUuid) -> Answer<Vec<String>>;
+
+    /// Whether the QEMU of a running guest has been told to stream its RAM while it runs on, by
+    /// whomever. Asked of those only that were streamed before: it taints the guest.
+    fn streams(&self, guest: &GuestUuid) -> Answer<bool>;
+
     /// libvirt's and QEMU's versions, as `libvirt 11.3.0, QEMU 10.0.2`.
     fn version(&self) -> Answer<String>;
 
@@ -386,6 +393,10 @@ pub trait Homes {
 
     /// Removes what is left of a point that was never published.
     fn discard(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
+
+    /// The folders of points that were staged and neither published nor discarded, each with its guest
+    /// and point.
+    fn staged(&self) -> Answer<Vec<(GuestUuid, PointId, PathBuf)>>;
 
     /// Every point of every home, published or not, in no order.
     fn points(&self) -> Answer<Vec<FoundPoint>>;

@@ -154,6 +154,17 @@ impl Homes for Store {
     }
 
     /// Points that are still being staged are not among them.
+    fn staged(&self) -> Answer<Vec<(GuestUuid, PointId, PathBuf)>> {
+        let mut staged = Vec::new();
+        for name in names(&self.config.path)? {
+            let Ok(guest) = name.parse::<GuestUuid>() else { continue };
+            for (id, folder) in self.home(&guest).staged()? {
+                staged.push((guest.clone(), id, folder));
+            }
+        }
+        Ok(staged)
+    }
+
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         let mut points = Vec::new();
         for name in names(&self.config.path)? {

@@ -208,6 +208,14 @@ impl Hypervisor for Libvirt {
         self.look_at(&self.domain(guest)?)
     }
 
+    fn snapshots(&self, guest: &GuestUuid) -> Answer<Vec<String>> {
+        self.external_snapshots(guest)
+    }
+
+    fn streams(&self, guest: &GuestUuid) -> Answer<bool> {
+        self.may_stream(guest)
+    }
+
     fn version(&self) -> Answer<String> {
         let connection = self.connection()?;
         let unknown = |error| problem("cannot ask libvirt for its version", &error);

@@ -25,6 +25,7 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::self_test::{Ground, Verdict, Verdicts};
 
 use self::bench::Bench;
+pub use self::scratch::PREFIX;
 use self::scratch::Scratch;
 use crate::files::{at, lay, sync_folder};
 use crate::libvirt::Libvirt;

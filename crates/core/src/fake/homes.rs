@@ -144,6 +144,15 @@ impl Homes for Fake {
         )
     }
 
+    fn staged(&self) -> Answer<Vec<(GuestUuid, PointId, PathBuf)>> {
+        self.look(|state| {
+            let staged = state.points.iter().filter(|(_, (_, point))| point.manifest.is_none());
+            Ok(staged
+                .map(|(id, (guest, _))| (guest.clone(), id.clone(), folder(guest, id)))
+                .collect())
+        })
+    }
+
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         self.look(|state| {
             let found = state.points.iter().filter_map(|(id, (guest, point))| {

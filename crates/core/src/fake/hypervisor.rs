@@ -24,6 +24,14 @@ impl Hypervisor for Fake {
         self.look(|state| Ok(state.guest(guest)?.report(guest)))
     }
 
+    fn snapshots(&self, _: &GuestUuid) -> Answer<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn streams(&self, guest: &GuestUuid) -> Answer<bool> {
+        self.look(|state| Ok(state.guest(guest)?.stream.is_some()))
+    }
+
     fn version(&self) -> Answer<String> {
         Ok("fake".into())
     }

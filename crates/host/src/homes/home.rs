@@ -57,6 +57,14 @@ impl Home {
         self.path.join("incoming").join(id)
     }
 
+    /// The points that are staged, and where.
+    pub(super) fn staged(&self) -> Answer<Vec<(PointId, PathBuf)>> {
+        let folder = self.path.join("incoming");
+        let found = names(&folder)?.into_iter();
+        let ids = found.filter_map(|it| it.parse::<PointId>().ok());
+        Ok(ids.map(|id| (id.clone(), self.incoming(&id))).collect())
+    }
+
     /// Where libvirt writes a staged point's memory to.
     pub(super) fn dump(&self, id: &PointId) -> PathBuf {
         self.incoming(id).join(DUMP)

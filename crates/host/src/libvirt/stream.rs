@@ -177,6 +177,11 @@ impl Libvirt {
             .ok_or_else(|| resumed(&monitor.guest))
     }
 
+    /// Whether the capability is on.
+    pub(super) fn may_stream(&self, guest: &GuestUuid) -> Answer<bool> {
+        Monitor::of(&self.domain(guest)?).is_capable()
+    }
+
     pub(super) fn close_memory_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
         self.streams.set(guest, None);
         let domain = match self.domain(guest) {

@@ -1,12 +1,15 @@
 //! `vitrify repair`.
 
 use serde_json::json;
-use vitrify_core::engine::take_over;
+use vitrify_core::engine::{find_foreign, take_over};
+use vitrify_core::foreign::Foreign;
+use vitrify_core::name::GuestName;
 use vitrify_core::operation::{
     Effect, Fact, JournalEntry, Next, Outcome, Plan, Record, Settle, next,
 };
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
+use vitrify_host::self_test;
 
 use crate::args::RepairArgs;
 use crate::command::capture::{subject, unsettled};
@@ -74,10 +77,31 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
             }
         }
     }
+    let foreign = foreign(&host, args.guest.as_ref())?;
     if context.json {
-        output::json(&json!({ "version": 1, "repairs": reports }));
+        let foreign: Vec<_> = foreign
+            .iter()
+            .map(|it| json!({ "subject": it.subject, "what": it.what, "remedy": it.remedy }))
+            .collect();
+        output::json(&json!({ "version": 1, "repairs": reports, "foreign": foreign }));
+    } else {
+        for it in foreign {
+            output::result(&format!("left alone: {}: {}; {}\n", it.subject, it.what, it.remedy));
+        }
     }
     Ok(status)
+}
+
+/// What is not ours by recorded identity. Where there is no store, nothing tells what is.
+fn foreign(host: &Host<'_>, guest: Option<&GuestName>) -> Answer<Vec<Foreign>> {
+    let guest = match guest.map(|it| host.guest(it)) {
+        // It was settled by what the journal says of it.
+        Some(Err(problem)) if problem.kind == ProblemKind::NotFound => return Ok(Vec::new()),
+        found => found.transpose()?,
+    };
+    let mut found = find_foreign(&host.world(), guest.as_ref().map(|it| &it.uuid))?;
+    found.retain(|it| !it.subject.contains(self_test::PREFIX));
+    Ok(found)
 }
 
 /// Settles one entry; `None` if its owner settled it meanwhile.
