@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
+use std::num::NonZero;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use vitrify_core::capture::{Consistency, Engine};
@@ -258,30 +261,49 @@ fn try_case(
 
 #[test]
 fn every_fault_and_every_pair_of_faults_ends_settled() {
+    let calls =
+        |scenario: Scenario| try_case(scenario, &scenario.set_up(), &[], Settle::CommitOffline);
+    let places: Vec<_> = Scenario::ALL
+        .into_iter()
+        .flat_map(|scenario| (0..calls(scenario)).map(move |at| (scenario, at)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut cases = 0;
+        while let Some(&(scenario, at)) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
+            cases += sweep(scenario, at);
+        }
+        cases
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let cases: u64 = thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().map(|it| it.join().unwrap()).sum()
+    });
+    // Past the test runner, which keeps what a passing test prints to itself.
+    writeln!(std::io::stderr(), "fault sweep: {cases} cases, all settled").unwrap();
+    assert!(cases > 100_000, "only {cases} cases");
+}
+
+/// Every fault at this call, alone and before every other; how many cases that was.
+fn sweep(scenario: Scenario, at: usize) -> u64 {
     let mut cases = 0_u64;
-    for scenario in Scenario::ALL {
-        let start = scenario.set_up();
-        let calls = try_case(scenario, &start, &[], Settle::CommitOffline);
-        for at in 0..calls {
+    let start = scenario.set_up();
+    for kind in FaultKind::ALL {
+        let first = Fault { at, kind };
+        let after = try_case(scenario, &start, &[first], Settle::CommitOffline);
+        cases += 1;
+        for second_at in at + 1..after {
             for kind in FaultKind::ALL {
-                let first = Fault { at, kind };
-                let after = try_case(scenario, &start, &[first], Settle::CommitOffline);
+                let even = cases.is_multiple_of(2);
+                let word = if even { Settle::CommitOffline } else { Settle::Discard };
+                let second = Fault { at: second_at, kind };
+                try_case(scenario, &start, &[first, second], word);
                 cases += 1;
-                for second_at in at + 1..after {
-                    for kind in FaultKind::ALL {
-                        let even = cases.is_multiple_of(2);
-                        let word = if even { Settle::CommitOffline } else { Settle::Discard };
-                        let second = Fault { at: second_at, kind };
-                        try_case(scenario, &start, &[first, second], word);
-                        cases += 1;
-                    }
-                }
             }
         }
     }
-    // Past the test runner, which keeps what a passing test prints to itself.
-    writeln!(std::io::stderr(), "fault sweep: {cases} cases, all settled").unwrap();
-    assert!(cases > 10_000, "only {cases} cases");
+    cases
 }
 
 #[test]
