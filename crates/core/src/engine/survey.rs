@@ -185,9 +185,15 @@ fn snapshots_of(world: &World<'_>, mut volumes: Vec<Volume>) -> Answer<Vec<Snaps
 pub fn find_foreign(world: &World<'_>, only: Option<&GuestUuid>) -> Answer<Vec<Foreign>> {
     let mut busy = guests_at_work(world)?;
     let staged = world.homes.staged()?;
-    let mut guests = world.hypervisor.guests()?;
-    guests.retain(|it| only.is_none_or(|only| it.uuid == *only));
-    let definitions = guests.iter().map(definition_of).collect::<Answer<Vec<_>>>()?;
+    // One whose definition cannot be read is for doctor to name.
+    let read = |it: Guest| Some((definition_of(&it).ok()?, it));
+    let (definitions, guests): (Vec<_>, Vec<_>) = world
+        .hypervisor
+        .guests()?
+        .into_iter()
+        .filter(|it| only.is_none_or(|only| it.uuid == *only))
+        .filter_map(read)
+        .unzip();
     let volumes = volumes_of(world, &guests)?;
     let listed: BTreeSet<_> = volumes.iter().flatten().cloned().collect();
     let snapshots = world.storage.snapshots(&listed.into_iter().collect::<Vec<_>>())?;
