@@ -188,8 +188,8 @@ fn reported_at_once(scene: &mut Scene, saved: Status, disk: &str) -> Outcome {
     let (line, status) = scene.mismatch()?;
     assert!(line.contains(&format!("disk={disk}")), "{line}");
     assert!(status.mismatches > 0, "{status:?}");
-    // A status is said each 50 ms and the saved one may be that old.
-    assert!(status.count <= saved.count + 10, "{status:?} long after {saved:?}");
+    // The saved one may be a while old: one is said each 50 ms (10 steps), later on a busy host.
+    assert!(status.count <= saved.count + 50, "{status:?} long after {saved:?}");
     assert_eq!(status.boot, saved.boot);
     let later = scene.guest.serial.steps_on(50, SOON)?;
     assert!(later.mismatches >= status.mismatches, "{later:?}");
