@@ -115,11 +115,25 @@ fn boots(scene: &mut Scene, point: &Point) -> Outcome {
     let name = scene.at(&point.name);
     scene.guest.serial.skip_to_end()?;
     scene.vitrify(0, &["restore", "--force", "--cold", "--no-safety-point", "--yes", &name])?;
-    let ready = scene.guest.serial.ready(BOOT)?;
+    let ready = scene.guest.serial.ready(BOOT);
+    let ready = ready.map_err(|error| format!("{error}\n{}", where_it_stands(scene)))?;
     assert_eq!(ready.from, From::Cold);
     let near = *point.counts.start()..=point.counts.end() + 30;
     assert!(near.contains(&ready.count), "{ready:?} is not of {point:?}");
     Ok(())
+}
+
+/// Where the CPU of a guest that does not boot stands, what was read of its disks, and how the first
+/// of these begins.
+fn where_it_stands(scene: &Scene) -> String {
+    let ask = |command| {
+        let said = scene.guest.virsh("qemu-monitor-command", &["--hmp", command]);
+        said.unwrap_or_else(|error| error.to_string())
+    };
+    let disk = scene.disks[0].display().to_string();
+    let begins = must("od", &["-A", "d", "-t", "x1", "-N", "512", &disk]);
+    let begins = begins.unwrap_or_else(|error| error.to_string());
+    ["info status", "info registers", "info blockstats"].map(ask).join("\n") + &begins
 }
 
 /// Two guests on one dataset, a third that nobody asks for beside them.
