@@ -188,8 +188,9 @@ fn reported_at_once(scene: &mut Scene, saved: Status, disk: &str) -> Outcome {
     let (line, status) = scene.mismatch()?;
     assert!(line.contains(&format!("disk={disk}")), "{line}");
     assert!(status.mismatches > 0, "{status:?}");
-    // The saved one may be a while old: one is said each 50 ms (10 steps), later on a busy host.
-    assert!(status.count <= saved.count + 50, "{status:?} long after {saved:?}");
+    // There are 10 steps at most from one status to the next. The log may lack the last one before
+    // the save, and what was found is counted by the next after it.
+    assert!(status.count <= saved.count + 20, "{status:?} long after {saved:?}");
     assert_eq!(status.boot, saved.boot);
     let later = scene.guest.serial.steps_on(50, SOON)?;
     assert!(later.mismatches >= status.mismatches, "{later:?}");
