@@ -395,6 +395,14 @@ impl Guest {
     pub fn virsh(&self, command: &str, arguments: &[&str]) -> Result<String, RunError> {
         virsh(&[&[command, &self.name], arguments].concat())
     }
+
+    /// A command of QEMU's human monitor, and what it said.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn monitor(&self, command: &str) -> Result<String, RunError> {
+        self.virsh("qemu-monitor-command", &["--hmp", command])
+    }
 }
 
 fn serial_log(folder: &Path, guest: &str) -> PathBuf {

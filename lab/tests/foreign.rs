@@ -99,8 +99,7 @@ fn the_capability_of_a_lost_capture() -> Outcome {
     let mut scene = Scene::new()?;
     scene.snapshot(&["--engine", "instant"])?;
     let switch = |state: &str| {
-        let command = format!("migrate_set_capability background-snapshot {state}");
-        scene.guest.virsh("qemu-monitor-command", &["--hmp", &command])
+        scene.guest.monitor(&format!("migrate_set_capability background-snapshot {state}"))
     };
     switch("on")?;
     left_alone(&scene, &["capability 'background-snapshot' is on"])?;

@@ -126,14 +126,15 @@ fn boots(scene: &mut Scene, point: &Point) -> Outcome {
 /// Where the CPU of a guest that does not boot stands, what was read of its disks, and how the first
 /// of these begins.
 fn where_it_stands(scene: &Scene) -> String {
-    let ask = |command| {
-        let said = scene.guest.virsh("qemu-monitor-command", &["--hmp", command]);
-        said.unwrap_or_else(|error| error.to_string())
-    };
     let disk = scene.disks[0].display().to_string();
-    let begins = must("od", &["-A", "d", "-t", "x1", "-N", "512", &disk]);
-    let begins = begins.unwrap_or_else(|error| error.to_string());
-    ["info status", "info registers", "info blockstats"].map(ask).join("\n") + &begins
+    [
+        scene.guest.monitor("info status"),
+        scene.guest.monitor("info registers"),
+        scene.guest.monitor("info blockstats"),
+        must("od", &["-A", "d", "-t", "x1", "-N", "512", &disk]),
+    ]
+    .map(|said| said.unwrap_or_else(|error| error.to_string()))
+    .join("\n")
 }
 
 /// Two guests on one dataset, a third that nobody asks for beside them.
