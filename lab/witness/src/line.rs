@@ -94,8 +94,10 @@ pub struct NotALine;
 impl FromStr for Line {
     type Err = NotALine;
 
+    /// What was being said when a guest's power was cut has no end: the next boot goes on in the same
+    /// line of the log, and it is the next boot's words that count.
     fn from_str(text: &str) -> Result<Self, NotALine> {
-        let at = text.find("WITNESS ").ok_or(NotALine)?;
+        let at = text.rfind("WITNESS ").ok_or(NotALine)?;
         let said = text[at..].trim_end().strip_prefix("WITNESS ").ok_or(NotALine)?;
         if let Some(reason) = said.strip_prefix("fatal ") {
             return Ok(Self::Fatal { reason: reason.to_owned() });
@@ -190,6 +192,18 @@ mod tests {
         for (line, text) in table {
             assert_eq!(line.to_string(), text);
             assert_eq!(format!("[    1.2] kernel words {text}\r").parse(), Ok(line));
+        }
+    }
+
+    #[test]
+    fn a_line_begins_where_the_power_was_cut() {
+        let status =
+            "WITNESS boot=00000000000000ab count=9 mismatches=0 dirty_mbps=0 dirty_pages=7";
+        let ready = "WITNESS ready boot=00000000000000ac disks=1 from=cold count=8";
+        let expected = ready.parse::<Line>();
+        assert!(matches!(expected, Ok(Line::Ready { count: 8, .. })));
+        for end in 0..=status.len() {
+            assert_eq!(format!("{}{ready}", &status[..end]).parse(), expected);
         }
     }
 
