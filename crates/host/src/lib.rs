@@ -10,6 +10,7 @@ pub mod command;
 mod files;
 pub mod guard;
 pub mod homes;
+mod huge_pages;
 pub mod journal;
 pub mod libvirt;
 pub mod locks;

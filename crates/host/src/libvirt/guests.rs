@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use rustix::process::Pid;
 use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as c;
@@ -112,11 +113,16 @@ impl Libvirt {
 
     /// When the guest's QEMU started, in clock ticks since boot; 0 if that is not to be found out.
     fn started(&self, name: &str) -> u64 {
-        self.run_folder()
-            .and_then(|folder| fs::read_to_string(folder.join(format!("{name}.pid"))).ok())
-            .and_then(|pid| fs::read_to_string(format!("/proc/{}/stat", pid.trim())).ok())
+        self.process(name)
+            .and_then(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).ok())
             .and_then(|stat| start_time(&stat))
             .unwrap_or(0)
+    }
+
+    /// The process of an active guest's QEMU.
+    pub(super) fn process(&self, name: &str) -> Option<Pid> {
+        let file = self.run_folder()?.join(format!("{name}.pid"));
+        Pid::from_raw(fs::read_to_string(file).ok()?.trim().parse().ok()?)
     }
 
     /// Where the daemon keeps the process ids of its guests.

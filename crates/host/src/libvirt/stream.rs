@@ -31,6 +31,8 @@ use vitrify_core::name::GuestUuid;
 use vitrify_core::ports::{Answer, MemoryStream};
 use vitrify_core::problem::{Problem, ProblemKind};
 
+use crate::huge_pages;
+
 use super::Libvirt;
 use super::error::problem;
 use super::events::{EventLog, Mark};
@@ -115,6 +117,10 @@ impl Libvirt {
         if !status.is_over() || monitor.is_capable()? {
             let message = format!("somebody else migrates or saves guest '{}'", monitor.guest);
             return Err(Problem::lacking(message));
+        }
+        if let Some(pid) = self.process(&monitor.guest) {
+            // Without it the pause is longer, and that is all.
+            let _ = huge_pages::gather(pid);
         }
         let opened = Opened { mark: self.log.mark(), begun: None };
         let stream = monitor.open();

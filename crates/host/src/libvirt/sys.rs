@@ -1,5 +1,5 @@
-//! The libvirt calls that the crate `virt` does not wrap, each behind a safe function. All of this
-//! crate's unsafe code is here.
+//! The libvirt calls that the crate `virt` does not wrap, each behind a safe function. This
+//! crate's unsafe code is here and in `huge_pages`.
 //!
 //! C interface: <https://libvirt.org/html/libvirt-libvirt-domain.html>.
 
