@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cpio::Archive;
@@ -78,6 +79,8 @@ pub enum ImageError {
     Run(#[from] RunError),
 }
 
+static BUILDING: Mutex<()> = Mutex::new(());
+
 impl Image {
     /// The image of today's recipe, built if the cache does not have it. In the lab's machine, which
     /// has no compiler, the image that was built on the host: `VITRIFY_WITNESS` names its folder.
@@ -91,6 +94,8 @@ impl Image {
         let cache = cache()?;
         let packages = Packages { kernel: kernel_package()?, agent: agent_packages()? };
         let home = cache.join(format!("witness-{:016x}", recipe(&packages)?));
+        // Tests of one process run side by side, and its draft has one name.
+        let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
         if !home.is_dir() {
             build(&cache, &packages, &home)?;
         }
