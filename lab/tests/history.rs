@@ -16,7 +16,7 @@ use vitrify_core::ports::{FoundPoint, Homes as _};
 use vitrify_core::problem::Problem;
 use vitrify_core::save_image::Header;
 use vitrify_core::stream::{PAGE, Writer};
-use vitrify_host::homes::{Reserve, Store, StoreConfig};
+use vitrify_host::homes::{Reserve, StallLimits, Store, StoreConfig};
 use vitrify_lab::draw::Draw;
 use vitrify_lab::harness::{self, Outcome};
 use vitrify_lab::pool::{Kind, Pool};
@@ -108,7 +108,8 @@ impl Ram {
 fn history(pool: &Pool, captures: usize) -> Outcome {
     let folder = pool.subvolume("mem")?;
     let (path, reserve) = (folder.clone(), Reserve::default());
-    let config = StoreConfig { path, reserve, on_root: true, spool: None };
+    let config =
+        StoreConfig { path, reserve, on_root: true, spool: None, stall: StallLimits::default() };
     let homes = Store::new(config, Arc::default());
     let (mut ram, began) = (Ram::new(), Instant::now());
     let empty = used(pool)?;

@@ -30,12 +30,9 @@ use self::home::Home;
 pub use self::store::{Reserve, StoreConfig};
 use crate::files::copy::copy;
 use crate::files::{at, is_absence, names};
+pub use crate::memory::StallLimits;
 use crate::memory::{self, Form, Ingest, Limits, Spool};
 
-/// A running guest that would have to wait for its memory's reader for this long is let go.
-const STALL_LIMIT: Duration = Duration::from_secs(1);
-/// The same for all its waits together: a memory image is not worth a guest that stands still.
-const STALL_BUDGET: Duration = Duration::from_secs(5);
 /// How long the first page of RAM may take: QEMU sets up 9 GiB in half a second. The guest stands
 /// still meanwhile.
 const FIRST_PAGE_LIMIT: Duration = Duration::from_secs(8);
@@ -114,8 +111,7 @@ impl Homes for Store {
     ) -> Answer<()> {
         let form = self.home(guest).make_form(point)?;
         let spool = self.config.spool.as_deref().map(Spool::of);
-        let limits =
-            Limits { stall: STALL_LIMIT, stall_budget: STALL_BUDGET, spool: spool.transpose()? };
+        let limits = Limits { stall: self.config.stall, spool: spool.transpose()? };
         let header = Header { xml: definition.to_owned(), cookie: None, running: true };
         let ingest = Ingest::start(&form, header, point, stream, limits)?;
         self.receiving().insert(point.clone(), ingest);

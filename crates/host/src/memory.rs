@@ -46,13 +46,32 @@ pub(crate) enum Form {
     },
 }
 
-/// How much a store may hold up a guest.
+/// For how long a store may hold up a guest whose memory it receives. Beyond that the stream is dropped:
+/// a memory image is not worth a guest that stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StallLimits {
+    /// At a time.
+    pub once: Duration,
+    /// In all.
+    pub budget: Duration,
+}
+
+impl StallLimits {
+    /// For a stream that nobody waits for.
+    pub const NONE: Self = Self { once: Duration::MAX, budget: Duration::MAX };
+}
+
+impl Default for StallLimits {
+    fn default() -> Self {
+        Self { once: Duration::from_secs(1), budget: Duration::from_secs(5) }
+    }
+}
+
+/// What bounds the receiving of a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    /// After a wait this long the stream is dropped.
-    pub(crate) stall: Duration,
-    /// After waits that add up to this the stream is dropped.
-    pub(crate) stall_budget: Duration,
+    /// For how long the guest may be held up.
+    pub(crate) stall: StallLimits,
     /// Where pages may wait that the store is too slow for.
     pub(crate) spool: Option<Spool>,
 }
@@ -77,7 +96,7 @@ impl Spool {
 
 impl Limits {
     /// For a stream that nobody waits for.
-    const NONE: Self = Self { stall: Duration::MAX, stall_budget: Duration::MAX, spool: None };
+    const NONE: Self = Self { stall: StallLimits::NONE, spool: None };
 }
 
 impl Form {

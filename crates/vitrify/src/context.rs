@@ -17,7 +17,7 @@ use vitrify_core::ports::{Answer, FoundPoint, Homes, Journal, World};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::userfault;
 use vitrify_host::clock::SystemClock;
-use vitrify_host::homes::{Reserve, Store, StoreConfig};
+use vitrify_host::homes::{Reserve, StallLimits, Store, StoreConfig};
 use vitrify_host::journal::FileJournal;
 use vitrify_host::libvirt::Libvirt;
 use vitrify_host::locks::Locks;
@@ -113,7 +113,7 @@ impl Context {
         let cancelled = Arc::new(AtomicBool::new(false));
         let (on_root, spool) = (config.on_root, config.spool.clone());
         let homes = Store::new(
-            StoreConfig { path: store, reserve, on_root, spool },
+            StoreConfig { path: store, reserve, on_root, spool, stall: StallLimits::default() },
             Arc::clone(&cancelled),
         );
         let overlay_folder =

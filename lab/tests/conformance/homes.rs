@@ -10,7 +10,7 @@ use vitrify_core::conformance::homes::Fixture;
 use vitrify_core::fake::sample_save_image;
 use vitrify_core::name::{GuestUuid, PointId};
 use vitrify_core::ports::{self, FoundPoint};
-use vitrify_host::homes::{Reserve, Store, StoreConfig};
+use vitrify_host::homes::{Reserve, StallLimits, Store, StoreConfig};
 use vitrify_lab::pool::Pool;
 use vitrify_lab::run::must;
 use vitrify_lab::scratch::Scratch;
@@ -48,7 +48,10 @@ impl Homes {
 
 fn at(path: &Path) -> Store {
     let (path, reserve) = (path.to_owned(), Reserve::default());
-    Store::new(StoreConfig { path, reserve, on_root: true, spool: None }, Arc::default())
+    Store::new(
+        StoreConfig { path, reserve, on_root: true, spool: None, stall: StallLimits::default() },
+        Arc::default(),
+    )
 }
 
 fn said(error: impl Error) -> String {

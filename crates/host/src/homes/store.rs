@@ -9,6 +9,7 @@ use vitrify_core::problem::Problem;
 
 use crate::btrfs::subvolume;
 use crate::files::{at, is_of_kind};
+use crate::memory::StallLimits;
 use crate::mounts::same_file_system;
 
 /// The least that a percentage keeps free.
@@ -55,6 +56,8 @@ pub struct StoreConfig {
     pub on_root: bool,
     /// A folder on a fast drive, where pages may wait that the store is too slow for.
     pub spool: Option<PathBuf>,
+    /// When a store is too slow.
+    pub stall: StallLimits,
 }
 
 /// Whether the store is a folder that can be written.

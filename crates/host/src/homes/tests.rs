@@ -22,7 +22,10 @@ struct World {
 
 fn store_at(path: PathBuf, on_root: bool) -> Store {
     let reserve = Reserve::default();
-    Store::new(StoreConfig { path, reserve, on_root, spool: None }, Arc::default())
+    Store::new(
+        StoreConfig { path, reserve, on_root, spool: None, stall: StallLimits::default() },
+        Arc::default(),
+    )
 }
 
 fn world() -> World {

@@ -316,8 +316,8 @@ impl Reader {
             Err(TryRecvError::Empty) => {}
         }
         let began = Instant::now();
-        let budget = self.limits.stall_budget.saturating_sub(*stalled);
-        let limit = self.limits.stall.min(budget);
+        let budget = self.limits.stall.budget.saturating_sub(*stalled);
+        let limit = self.limits.stall.once.min(budget);
         loop {
             let left = limit.saturating_sub(began.elapsed());
             match self.emptied.recv_timeout(left.min(LOOK_AGAIN)) {

@@ -30,7 +30,8 @@ fn header() -> Header {
 }
 
 fn limits() -> Limits {
-    Limits { stall: Duration::from_millis(200), stall_budget: Duration::from_secs(2), spool: None }
+    let stall = StallLimits { once: Duration::from_millis(200), budget: Duration::from_secs(2) };
+    Limits { stall, spool: None }
 }
 
 impl World {
@@ -520,7 +521,7 @@ fn giving_up_ends_the_stream() {
     let world = World::new();
     let (stream, dropped) = Endless::stream();
     let (allow, allowed) = mpsc::channel();
-    let limits = Limits { stall: SOON, stall_budget: SOON, spool: None };
+    let limits = Limits { stall: StallLimits { once: SOON, budget: SOON }, spool: None };
     let (ingest, _) = into_slow(&world, 1, stream, limits, Some(allowed));
     ingest.await_first_page(SOON).unwrap();
     assert_eq!(ingest.await_end(&|| true).unwrap_err().message, "cancelled");
@@ -541,7 +542,7 @@ fn eighty_rounds() -> Vec<u8> {
 fn with_a_spool_a_store_that_hangs_for_a_while_is_not_felt() {
     let world = World::new();
     let spool = Spool { folder: world.scratch.path().to_owned(), bytes: Bytes(1 << 30) };
-    let limits = Limits { stall: SOON, stall_budget: SOON, spool: Some(spool) };
+    let limits = Limits { stall: StallLimits { once: SOON, budget: SOON }, spool: Some(spool) };
     let stream = MemoryStream(Box::new(Cursor::new(eighty_rounds())));
     let (allow, allowed) = mpsc::channel();
     let (ingest, written) = into_slow(&world, 1, stream, limits, Some(allowed));
@@ -561,7 +562,7 @@ fn with_a_spool_a_store_that_hangs_for_a_while_is_not_felt() {
 fn a_spool_that_is_full_ends_the_stream() {
     let world = World::new();
     let spool = Spool { folder: world.scratch.path().to_owned(), bytes: Bytes(4 << 20) };
-    let limits = Limits { stall: SOON, stall_budget: SOON, spool: Some(spool) };
+    let limits = Limits { stall: StallLimits { once: SOON, budget: SOON }, spool: Some(spool) };
     let stream = MemoryStream(Box::new(Cursor::new(eighty_rounds())));
     let (allow, allowed) = mpsc::channel();
     let (ingest, _) = into_slow(&world, 1, stream, limits, Some(allowed));
@@ -589,7 +590,7 @@ fn a_whole_image_goes_through_the_spool() {
         noise.extend_from_slice(&draw.0.to_le_bytes());
     }
     noise.extend_from_slice(&sample_stream(&[])[60..]);
-    let limits = Limits { stall: SOON, stall_budget: SOON, spool: Some(spool) };
+    let limits = Limits { stall: StallLimits { once: SOON, budget: SOON }, spool: Some(spool) };
     let stream = MemoryStream(Box::new(Cursor::new(noise.clone())));
     let ingest = Ingest::run(stream, limits, sink, (backlog, place)).unwrap();
     ingest.await_end(&|| false).unwrap();

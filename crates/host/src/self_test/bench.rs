@@ -19,7 +19,7 @@ use super::SelfTest;
 use super::scratch::Scratch;
 use super::serial::Serial;
 use crate::clock::SystemClock;
-use crate::homes::{Reserve, Store, StoreConfig};
+use crate::homes::{Reserve, StallLimits, Store, StoreConfig};
 use crate::journal::FileJournal;
 use crate::storage::HostStorage;
 
@@ -55,6 +55,7 @@ impl<'a> Bench<'a> {
             reserve: Reserve::Bytes(Bytes(0)),
             on_root: true,
             spool: None,
+            stall: StallLimits::default(),
         };
         Ok(Self {
             test,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use vitrify_core::ports::{Homes as _, MemoryStream};
 use vitrify_core::problem::Problem;
 use vitrify_core::save_image::{FIXED, Header};
-use vitrify_host::homes::{Reserve, Store, StoreConfig};
+use vitrify_host::homes::{Reserve, StallLimits, Store, StoreConfig};
 use vitrify_lab::figures::median;
 use vitrify_lab::run::{Running, must};
 
@@ -140,7 +140,9 @@ fn medians(rows: &[[Duration; 2]]) -> [Duration; 2] {
 
 fn homes_at(store: &Path) -> Store {
     let (path, reserve) = (store.to_owned(), Reserve::default());
-    Store::new(StoreConfig { path, reserve, on_root: true, spool: None }, Arc::default())
+    // The stream comes as fast as it can be taken in, which no guest would wait for.
+    let stall = StallLimits::NONE;
+    Store::new(StoreConfig { path, reserve, on_root: true, spool: None, stall }, Arc::default())
 }
 
 fn said(problem: Problem) -> Failure {
