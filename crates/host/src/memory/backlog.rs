@@ -15,11 +15,14 @@ use vitrify_core::stream::PAGE;
 
 use super::Spool;
 use super::collect::Change;
+use super::pages::GROUP_BYTES;
 use crate::btrfs::subvolume::is_btrfs;
 use crate::files::at;
 
 /// How many bytes wait in memory.
 const BOUND: usize = 48 << 20;
+/// How many items are written at one go.
+const TOGETHER: usize = 64;
 
 /// What the writer is to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +36,17 @@ pub(super) enum Item {
 }
 
 impl Item {
+    fn pages(&self) -> Option<&Change> {
+        match self {
+            Self::Pages(change) => Some(change),
+            _ => None,
+        }
+    }
+
+    fn is_pages(&self) -> bool {
+        self.pages().is_some()
+    }
+
     /// How many bytes of RAM wait with it.
     fn length(&self) -> usize {
         match self {
@@ -53,6 +67,8 @@ pub(super) trait Place: Send {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes so many bytes zeros, and gives their room back.
     fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()>;
+    /// Sends what was written here on its way, before it can become one with what is written next to it.
+    fn send_off(&mut self, offset: u64, bytes: u64);
 }
 
 impl Place for File {
@@ -73,14 +89,31 @@ impl Place for File {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         Ok(fallocate(&*self, flags, offset, bytes)?)
     }
+
+    fn send_off(&mut self, _: u64, _: u64) {}
 }
 
-fn write(item: &Item, place: &mut dyn Place) -> io::Result<()> {
-    match item {
-        Item::Clear(bytes) => place.clear(*bytes),
-        Item::Pages(change) => write_pages(change, place),
-        Item::Bytes(bytes) => place.append(bytes),
+/// Writes items. Every other group is written first and sent on its way, so that the rest lies between
+/// what cannot become one with it any more: a few calls instead of one for each group.
+fn write(items: &[Item], place: &mut dyn Place) -> io::Result<()> {
+    for items in items.chunk_by(|one, next| one.is_pages() && next.is_pages()) {
+        match items {
+            [Item::Clear(bytes)] => place.clear(*bytes)?,
+            [Item::Bytes(bytes)] => place.append(bytes)?,
+            changes => {
+                let changes = changes.iter().filter_map(Item::pages);
+                let (mut even, odd): (Vec<_>, Vec<_>) = changes.partition(|it| it.group % 2 == 0);
+                even.iter().try_for_each(|it| write_pages(it, place))?;
+                even.sort_by_key(|it| it.group);
+                for near in even.chunk_by(|one, next| next.group - one.group <= 2) {
+                    let (first, last) = (near[0].offset(0), near[near.len() - 1].offset(0));
+                    place.send_off(first, last - first + GROUP_BYTES);
+                }
+                odd.iter().try_for_each(|it| write_pages(it, place))?;
+            }
+        }
     }
+    Ok(())
 }
 
 /// Writes pages at once that came one after the other.
@@ -169,20 +202,19 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// The next item; what was spooled is not among them.
-    fn pop(&self) -> Option<Item> {
+    /// The next items, once there are many or no more come; what was spooled is not among them.
+    fn pop(&self) -> Option<Vec<Item>> {
         let mut state = self.lock();
         loop {
-            if state.abandoned {
+            if state.abandoned || state.closed && state.queue.is_empty() {
                 return None;
             }
-            if let Some(item) = state.queue.pop_front() {
-                state.bytes -= item.length();
+            if state.closed || state.queue.len() >= TOGETHER || state.bytes > BOUND / 2 {
+                let count = state.queue.len().min(TOGETHER);
+                let items: Vec<_> = state.queue.drain(..count).collect();
+                state.bytes -= items.iter().map(Item::length).sum::<usize>();
                 self.changed.notify_all();
-                return Some(item);
-            }
-            if state.closed {
-                return None;
+                return Some(items);
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -190,19 +222,25 @@ impl Backlog {
 
     /// Writes everything that comes into the image, until nothing more comes.
     pub(super) fn write_all(&self, place: &mut dyn Place) -> io::Result<()> {
-        while let Some(item) = self.pop() {
-            write(&item, place)?;
+        while let Some(items) = self.pop() {
+            write(&items, place)?;
         }
         let spool = self.lock().spool.take();
         if let Some(spool) = spool.filter(|it| it.used > 0) {
             let mut file = spool.out.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.rewind()?;
             let mut file = BufReader::with_capacity(1 << 20, file);
-            while let Some(item) = get(&mut file)? {
-                if self.lock().abandoned {
+            while !self.lock().abandoned {
+                let mut items = Vec::new();
+                while items.len() < TOGETHER
+                    && let Some(item) = get(&mut file)?
+                {
+                    items.push(item);
+                }
+                if items.is_empty() {
                     break;
                 }
-                write(&item, place)?;
+                write(&items, place)?;
             }
         }
         Ok(())
@@ -294,9 +332,9 @@ pub(super) fn place(folder: &Path) -> Answer<Box<dyn Place>> {
     }
 }
 
-/// An image on Btrfs, which keeps all of an extent as long as any of it is in use: what is written at
-/// once is sent on its way at once, before it can become part of a larger one. (Compression does that
-/// only for what compresses.)
+/// An image on Btrfs, which keeps all of an extent as long as any of it is in use: what is written is
+/// sent on its way before it can become part of a larger one. (Compression does that only for what
+/// compresses.)
 struct InPieces(File);
 
 impl Place for InPieces {
@@ -309,14 +347,16 @@ impl Place for InPieces {
     }
 
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_at(bytes, offset)?;
-        // Advice only: where it is not taken, what is pruned gives less room back.
-        fadvise(&self.0, offset, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed).ok();
-        Ok(())
+        self.0.write_all_at(bytes, offset)
     }
 
     fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
         self.0.punch(offset, bytes)
+    }
+
+    fn send_off(&mut self, offset: u64, bytes: u64) {
+        // Advice only: where it is not taken, what is pruned gives less room back.
+        fadvise(&self.0, offset, NonZeroU64::new(bytes), Advice::DontNeed).ok();
     }
 }
 
@@ -324,36 +364,55 @@ impl Place for InPieces {
 mod tests {
     use super::*;
 
+    #[derive(Default)]
+    struct Log(Vec<String>);
+    impl Place for Log {
+        fn clear(&mut self, bytes: u64) -> io::Result<()> {
+            self.0.push(format!("{bytes} zeros"));
+            Ok(())
+        }
+        fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+            self.0.push(format!("{bytes:?}"));
+            Ok(())
+        }
+        fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            self.0.push(format!("{}+{}:{}", offset / 4096, bytes.len() / 4096, bytes[0]));
+            Ok(())
+        }
+        fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
+            self.0.push(format!("{}+{} zeros", offset / 4096, bytes / 4096));
+            Ok(())
+        }
+        fn send_off(&mut self, offset: u64, bytes: u64) {
+            self.0.push(format!("{}+{} sent off", offset / 4096, bytes / 4096));
+        }
+    }
+
+    /// Columns: the groups that come, and how they are written and parted.
+    #[test]
+    fn groups_side_by_side_are_not_written_at_one_go() {
+        for (groups, wanted) in [
+            (&[3, 4, 5, 6, 7][..], "64+1:0 96+1:0 64+48 sent off 48+1:0 80+1:0 112+1:0"),
+            (&[8, 2, 2], "128+1:0 32+1:0 32+1:0 32+16 sent off 128+16 sent off"),
+        ] {
+            let mut log = Log::default();
+            let change =
+                |&group: &u64| Change { group, slots: vec![0], data: vec![0; PAGE], zeros: 0 };
+            let items: Vec<_> = groups.iter().map(change).map(Item::Pages).collect();
+            write(&items, &mut log).unwrap();
+            assert_eq!(log.0.join(" "), wanted);
+        }
+    }
+
     #[test]
     fn neighbours_are_written_at_once() {
-        #[derive(Default)]
-        struct Log(Vec<String>);
-        impl Place for Log {
-            fn clear(&mut self, bytes: u64) -> io::Result<()> {
-                self.0.push(format!("{bytes} zeros"));
-                Ok(())
-            }
-            fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-                self.0.push(format!("{bytes:?}"));
-                Ok(())
-            }
-            fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-                self.0.push(format!("{}+{}:{}", offset / 4096, bytes.len() / 4096, bytes[0]));
-                Ok(())
-            }
-            fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
-                self.0.push(format!("{}+{} zeros", offset / 4096, bytes / 4096));
-                Ok(())
-            }
-        }
         let mut log = Log::default();
         let data = [[5; PAGE], [3; PAGE], [4; PAGE]].concat();
         let change = Change { group: 1, zeros: 1 << 9, slots: vec![7, 3, 4], data };
         let items = [Item::Clear(65536), Item::Pages(change), Item::Bytes(vec![1, 2])];
-        for item in &items {
-            write(item, &mut log).unwrap();
-        }
-        assert_eq!(log.0, ["65536 zeros", "23+1:5", "19+2:3", "25+1 zeros", "[1, 2]"]);
+        write(&items, &mut log).unwrap();
+        let wanted = ["65536 zeros", "23+1:5", "19+2:3", "25+1 zeros", "[1, 2]"];
+        assert_eq!(log.0, wanted);
         let mut bytes = Vec::new();
         items.iter().for_each(|item| put(&mut bytes, item).unwrap());
         assert_eq!(bytes.len() as u64, items.iter().map(size).sum::<u64>());

@@ -32,6 +32,11 @@ impl Change {
         match self.slots.iter().position(|it| *it == slot) {
             Some(at) => self.data[at * PAGE..(at + 1) * PAGE].copy_from_slice(page),
             None => {
+                // What begins with its first page will mostly be whole: RAM comes from below upwards,
+                // but for the pages that the guest is about to write to.
+                if slot == 0 && self.slots.is_empty() {
+                    self.data.reserve_exact(GROUP * PAGE);
+                }
                 self.slots.push(slot);
                 self.data.extend_from_slice(page);
             }

@@ -362,6 +362,8 @@ impl Place for Slow {
     fn punch(&mut self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }
+
+    fn send_off(&mut self, _: u64, _: u64) {}
 }
 
 /// Receives into such a place.
@@ -629,5 +631,9 @@ impl Place for Late {
 
     fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
         self.place.punch(offset, bytes)
+    }
+
+    fn send_off(&mut self, offset: u64, bytes: u64) {
+        self.place.send_off(offset, bytes);
     }
 }
