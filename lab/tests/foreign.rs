@@ -1,157 +1,250 @@
-//! What others did to a guest is named by `repair` and left as it is.
+//! What others do with guests, and what bears our marks without a journal entry: `repair` names it
+//! and leaves it exactly as it was. And bases that were rolled back by hand, and lost journals.
 
+use std::error::Error;
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use vitrify_lab::harness::{self, Outcome};
 use vitrify_lab::journal::Journal;
-use vitrify_lab::leftovers::entries;
+use vitrify_lab::leftovers::{entries, snapshots_of};
 use vitrify_lab::run::must;
-use vitrify_lab::scene::Scene;
+use vitrify_lab::scene::{SOON, Scene};
+use vitrify_lab::world::World;
 
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
     harness::run(&[
-        ("an_overlay_by_hand", an_overlay_by_hand),
-        ("a_suspended_guest", a_suspended_guest),
-        ("a_block_copy_by_hand", a_block_copy_by_hand),
-        ("the_capability_of_a_lost_capture", the_capability_of_a_lost_capture),
-        ("snapshots_and_files_without_a_point", snapshots_and_files_without_a_point),
-        ("a_base_that_was_rolled_back", a_base_that_was_rolled_back),
+        ("a_guest_that_somebody_suspended", a_suspended_guest),
+        ("an_overlay_that_somebody_made", an_overlay),
+        ("a_block_copy_that_somebody_began", a_block_copy),
+        ("a_capability_that_somebody_left_on", a_capability),
+        ("what_bears_our_marks_and_belongs_to_nothing", orphans),
+        ("a_base_that_was_rolled_back_by_hand", a_base_rolled_back),
+        ("a_capture_whose_journal_is_lost", || {
+            without_journal(|folder| fs::remove_dir_all(folder))
+        }),
+        ("a_capture_whose_journal_is_damaged", || {
+            without_journal(|folder| {
+                for entry in entries(folder)? {
+                    let mut bytes = fs::read(&entry)?;
+                    bytes[0] ^= 1;
+                    fs::write(&entry, bytes)?;
+                }
+                Ok(())
+            })
+        }),
     ])
 }
 
-/// What repair says of the guest, however it is asked; nothing of the guest is changed by that.
-fn left_alone(scene: &Scene, wanted: &[&str]) -> Outcome {
-    let before = definitions(scene)?;
-    let name = scene.guest.name();
-    for command in [&["repair"][..], &["repair", name], &["repair", "--dry-run"], &["repair"]] {
+fn scene() -> Result<Scene, Box<dyn Error>> {
+    Scene::of(World::new()?, &["one/a.raw", "two/b.raw"], |witness| witness)
+}
+
+/// `repair` says each of these, changes nothing, and finds nothing wrong; nor does a rehearsal.
+fn is_named_and_left(scene: &Scene, wanted: &[&str]) -> Outcome {
+    let before = everything(scene)?;
+    for command in [&["repair"][..], &["repair", "--dry-run"], &["repair", scene.guest.name()]] {
         let said = scene.vitrify(0, command)?;
-        for line in wanted {
-            assert!(said.stdout.contains(line), "{command:?}: {}", said.stdout);
+        for words in wanted {
+            if !said.stdout.contains(words) {
+                return Err(format!("{command:?} does not say '{words}': {said:?}").into());
+            }
         }
-        assert!(said.stdout.lines().all(|it| it.starts_with("left alone: ")), "{}", said.stdout);
+        assert_eq!(said.stdout.lines().count(), wanted.len(), "{}", said.stdout);
+        assert_eq!(everything(scene)?, before, "{command:?}");
     }
-    let json = scene.vitrify(0, &["repair", name, "--json"])?.json()?;
-    assert_eq!(json["foreign"][0]["subject"], format!("guest {name}"), "{json}");
-    assert_eq!(definitions(scene)?, before);
+    let json = scene.vitrify(0, &["repair", "--json"])?.json()?;
+    assert_eq!(json["repairs"].as_array().map(Vec::len), Some(0), "{json}");
+    assert_eq!(json["left_alone"].as_array().map(Vec::len), Some(wanted.len()), "{json}");
     Ok(())
 }
 
-/// What libvirt knows of the guest, and its state.
-fn definitions(scene: &Scene) -> Result<Vec<String>, Box<dyn std::error::Error>> {
-    let live = scene.guest.virsh("dumpxml", &[])?;
-    let inactive = scene.guest.virsh("dumpxml", &["--inactive"])?;
-    let snapshots = scene.guest.virsh("snapshot-list", &["--name"])?;
-    Ok(vec![live, inactive, snapshots, scene.guest.state()?])
+/// The guest as libvirt has it, and every path with its inode. Contents change by themselves.
+fn everything(scene: &Scene) -> Result<String, Box<dyn Error>> {
+    let (guest, pool) = (&scene.guest, scene.world.pool.path().display().to_string());
+    let mut found: Vec<_> =
+        must("find", &[&pool, "-printf", "%i %p\n"])?.lines().map(str::to_owned).collect();
+    found.sort_unstable();
+    found.extend([guest.state()?, guest.xml()?, guest.virsh("domid", &[])?]);
+    found.push(guest.virsh("dumpxml", &["--inactive"])?);
+    found.push(guest.virsh("snapshot-list", &["--name"])?);
+    Ok(found.join("\n"))
 }
 
-fn nothing_is_left(mut scene: Scene) -> Outcome {
-    let said = scene.vitrify(0, &["repair", scene.guest.name()])?;
+fn silence(scene: &Scene) -> Outcome {
+    let said = scene.vitrify(0, &["repair"])?;
     assert_eq!((said.stdout.as_str(), said.stderr.as_str()), ("", ""));
-    scene.is_well()
-}
-
-fn an_overlay_by_hand() -> Outcome {
-    for more in [&[][..], &["--no-metadata"]] {
-        let scene = Scene::new()?;
-        let arguments = [&["mine", "--disk-only"][..], more].concat();
-        scene.guest.virsh("snapshot-create-as", &arguments)?;
-        left_alone(&scene, &["disk vda is on an overlay that is not ours"])?;
-        if more.is_empty() {
-            left_alone(&scene, &["external snapshots of it, not ours: mine"])?;
-            scene.guest.virsh("snapshot-delete", &["mine", "--metadata"])?;
-        }
-        scene.guest.virsh("blockcommit", &["vda", "--active", "--pivot"])?;
-        fs::remove_file(scene.disks[0].with_extension("mine"))?;
-        nothing_is_left(scene)?;
-    }
     Ok(())
 }
 
 fn a_suspended_guest() -> Outcome {
-    let mut scene = Scene::new()?;
-    scene.snapshot(&[])?;
+    let mut scene = scene()?;
+    silence(&scene)?;
     scene.guest.suspend()?;
-    let wanted = format!("is suspended, not by us; 'virsh resume {}'", scene.guest.name());
-    left_alone(&scene, &[&wanted])?;
+    is_named_and_left(&scene, &["it was suspended, not by vitrify; 'virsh resume"])?;
     scene.guest.resume()?;
-    nothing_is_left(scene)
+    silence(&scene)?;
+    scene.is_well()
 }
 
-fn a_block_copy_by_hand() -> Outcome {
-    let scene = Scene::new()?;
-    let copy = scene.disks[0].with_extension("copy");
-    let copy_name = copy.display().to_string();
-    scene.guest.virsh("blockcopy", &["vda", &copy_name, "--transient-job", "--wait"])?;
-    left_alone(&scene, &["a block job is at work on disk vda, not for us"])?;
-    scene.guest.virsh("blockjob", &["vda", "--abort"])?;
-    fs::remove_file(copy)?;
-    nothing_is_left(scene)
-}
-
-/// The capability is on, and no journal tells of a capture.
-fn the_capability_of_a_lost_capture() -> Outcome {
-    let mut scene = Scene::new()?;
-    scene.snapshot(&["--engine", "instant"])?;
-    let switch = |state: &str| {
-        scene.guest.monitor(&format!("migrate_set_capability background-snapshot {state}"))
-    };
-    switch("on")?;
-    left_alone(&scene, &["capability 'background-snapshot' is on"])?;
-    switch("off")?;
-    nothing_is_left(scene)
-}
-
-/// A point's folder is gone by somebody's hand, and another was staged by a capture whose journal is lost.
-fn snapshots_and_files_without_a_point() -> Outcome {
-    let mut scene = Scene::new()?;
-    let kept = scene.snapshot(&[])?;
-    let lost = scene.snapshot(&[])?;
-    let home = scene.world.store.join(scene.guest.uuid()?);
-    let id = lost.json["id"].as_str().ok_or("a point without an id")?;
-    let staged = home.join("incoming").join(id);
-    fs::rename(home.join("points").join(id), &staged)?;
-    let repair = ["repair", scene.guest.name()];
-    let said = scene.vitrify(0, &repair)?.stdout;
-    let wanted = format!("was staged in {} and never published", staged.display());
-    assert!(said.contains(&wanted), "{said}");
-    let wanted = format!("its snapshot {} belongs to no point in this store", lost.name);
-    assert!(said.contains(&wanted), "{said}");
-    assert!(!said.contains(&kept.name), "{said}");
-    assert_eq!(scene.vitrify(0, &repair)?.stdout, said);
-    assert!(staged.is_dir());
-    Ok(())
-}
-
-/// Somebody put the base of a leftover overlay back to the snapshot, as a file of its own.
-fn a_base_that_was_rolled_back() -> Outcome {
-    let scene = Scene::new()?;
-    let name = scene.guest.name().to_owned();
-    let journal = Journal::of(&scene.world.vitrify)?;
-    let process = scene.world.vitrify.start(&["snapshot", &name, "--engine", "overlay"])?;
-    assert!(journal.reaches(&process, LIMIT, |now| now.len() >= 7)?, "it was not caught");
-    process.signal(Signal::KILL);
-    process.finish(LIMIT)?;
+fn an_overlay() -> Outcome {
+    let mut scene = scene()?;
+    scene.guest.virsh("snapshot-create-as", &["before", "--disk-only"])?;
+    let lines = ["disk vda reads", "disk vdb reads", "external snapshot 'before'"];
+    is_named_and_left(&scene, &lines)?;
+    scene.guest.serial.steps_on(10, SOON)?;
     scene.guest.destroy()?;
-    let (base, beside) = (&scene.disks[0], scene.disks[0].with_extension("old"));
-    must("cp", &[&base.display().to_string(), &beside.display().to_string()])?;
-    fs::rename(&beside, base)?;
-    fs::OpenOptions::new().write(true).open(base)?.write_all_at(b"rolled back", 1 << 20)?;
-    let sum = || must("sha256sum", &[&base.display().to_string()]);
-    let (before, overlays) = (sum()?, entries(&scene.world.overlays)?);
-    assert_eq!(overlays.len(), 1, "{overlays:?}");
-    for how in [&[][..], &["--commit"]] {
-        let refused = scene.vitrify(3, &[&["repair", &name][..], how].concat())?;
-        assert!(refused.stderr.contains("vda"), "{}", refused.stderr);
-        assert_eq!((entries(&scene.world.overlays)?, sum()?), (overlays.clone(), before.clone()));
-    }
+    is_named_and_left(&scene, &lines)?;
     scene.guest.start()?;
-    scene.vitrify(3, &["repair"])?;
-    assert_eq!(entries(&scene.world.overlays)?, overlays);
-    Ok(())
+    for disk in ["vda", "vdb"] {
+        let said = scene.vitrify(0, &["repair"])?.stdout;
+        let line = said.lines().find(|it| it.contains(&format!("disk {disk}")));
+        let command = line.and_then(|it| it.split('\'').nth(1)).ok_or("no command")?;
+        // As it says, but waiting for the end.
+        let words: Vec<_> = command.split(' ').skip(1).chain(["--wait"]).collect();
+        vitrify_lab::run::virsh(&words)?;
+    }
+    scene.guest.virsh("snapshot-delete", &["before", "--metadata"])?;
+    silence(&scene)?;
+    for overlay in ["one/a.before", "two/b.before"] {
+        fs::remove_file(scene.world.pool.path().join(overlay))?;
+    }
+    scene.is_well()
+}
+
+fn a_block_copy() -> Outcome {
+    let mut scene = scene()?;
+    let copy = scene.world.folder().join("copy.raw");
+    let path = copy.display().to_string();
+    scene.guest.virsh("blockcopy", &["vda", &path, "--transient-job", "--wait"])?;
+    is_named_and_left(&scene, &["disk vda has a block job (copy); 'virsh blockjob"])?;
+    assert!(scene.guest.xml()?.contains("<mirror") && copy.exists());
+    scene.guest.virsh("blockjob", &["vda", "--abort"])?;
+    silence(&scene)?;
+    scene.is_well()
+}
+
+fn a_capability() -> Outcome {
+    let mut scene = scene()?;
+    let ask = |words: &str| scene.guest.monitor(words);
+    ask("migrate_set_capability background-snapshot on")?;
+    let capability = "migration capability background-snapshot is on";
+    is_named_and_left(&scene, &[capability])?;
+    assert!(ask("info migrate_capabilities")?.contains("background-snapshot: on"));
+    ask("migrate_set_capability background-snapshot off")?;
+    silence(&scene)?;
+    scene.is_well()
+}
+
+/// A published point is taken away by hand, so that its snapshots are nobody's; and there are files
+/// under names that we give.
+fn orphans() -> Outcome {
+    let mut scene = scene()?;
+    let point = scene.snapshot(&["--consistency", "crash"])?;
+    let name = point.name.as_str();
+    let id = "00000000-0000-4000-9000-0000000000aa";
+    let home = scene.world.store.join(scene.guest.uuid()?);
+    let published = home.join("points").join(point.json["id"].as_str().ok_or("no id")?);
+    let kept = scene.world.folder().join("kept");
+    must("mv", &[&published.display().to_string(), &kept.display().to_string()])?;
+    let folder = home.join("incoming").join(id);
+    fs::create_dir(&folder)?;
+    let spare = scene.disks[0].with_file_name(format!(".a.raw.vitrify-{id}"));
+    let overlay = scene.world.overlays.join(format!("w.vda.{id}.qcow2"));
+    for path in [&spare, &overlay] {
+        fs::write(path, "")?;
+    }
+    let volume = |disk: &PathBuf| disk.parent().unwrap_or(Path::new("/")).to_owned();
+    let [one, two] = [0, 1].map(|it| snapshots_of(&volume(&scene.disks[it])).join(name));
+    let commands = [&one, &two].map(|it| format!("'btrfs subvolume delete {}'", it.display()));
+    let paths = [&folder, &spare, &overlay].map(|it| it.display().to_string());
+    let wanted: Vec<_> = commands.iter().chain(&paths).map(String::as_str).collect();
+    is_named_and_left(&scene, &wanted)?;
+    must("mv", &[&kept.display().to_string(), &published.display().to_string()])?;
+    fs::remove_dir(folder)?;
+    fs::remove_file(spare)?;
+    fs::remove_file(overlay)?;
+    silence(&scene)?;
+    scene.is_well()
+}
+
+/// Kills a capture as soon as its guest is on overlays, and before anything of them is committed.
+fn leave_on_overlays(scene: &Scene) -> Outcome {
+    let journal = Journal::of(&scene.world.vitrify)?;
+    let name = scene.guest.name();
+    for _ in 0..5 {
+        let arguments = ["snapshot", name, "--engine", "overlay"];
+        let process = scene.world.vitrify.start(&arguments)?;
+        let snapshots = |it: &String| it.contains(r#""effect":"snapshot-volumes""#);
+        journal.reaches(&process, LIMIT, |now| now.iter().any(snapshots))?;
+        process.signal(Signal::KILL);
+        process.finish(LIMIT)?;
+        let lines = journal.lines()?.join("\n");
+        if lines.contains("snapshot-volumes") && !lines.contains("settle-overlay") {
+            return Ok(());
+        }
+        scene.vitrify(0, &["repair"])?;
+    }
+    Err("no capture could be caught on its overlays".into())
+}
+
+fn a_base_rolled_back() -> Outcome {
+    let mut scene = scene()?;
+    let pool = scene.world.pool.path().to_owned();
+    let [one, before, broken] =
+        ["one", "one-before", "one-broken"].map(|it| pool.join(it).display().to_string());
+    must("btrfs", &["subvolume", "snapshot", "-r", &one, &before])?;
+    scene.guest.serial.steps_on(10, SOON)?;
+    leave_on_overlays(&scene)?;
+    scene.guest.destroy()?;
+    must("mv", &[&one, &broken])?;
+    must("btrfs", &["subvolume", "snapshot", &before, &one])?;
+
+    let name = scene.guest.name().to_owned();
+    let disks: Vec<_> = scene.disks.iter().map(|it| it.display().to_string()).collect();
+    let bases = || must("sha256sum", &[&disks[0], &disks[1]]);
+    let untouched = bases()?;
+    let keeps = |arguments: &[&str], why: &str| -> Outcome {
+        let refused = scene.vitrify(3, arguments)?;
+        assert!(refused.stderr.contains(why), "{}", refused.stderr);
+        assert_eq!(entries(&scene.world.overlays)?.len(), 2, "an overlay is gone");
+        assert_eq!(bases()?, untouched, "a base was written to");
+        Ok(())
+    };
+    keeps(&["repair"], "replaced since the capture")?;
+    keeps(&["repair", &name, "--commit"], "so none does")?;
+    scene.guest.start()?;
+    keeps(&["repair"], "replaced since the capture")?;
+    keeps(&["repair", &name, "--commit"], "so none does")?;
+    scene.guest.destroy()?;
+    scene.vitrify(0, &["repair", &name, "--discard", "--yes"])?;
+    assert_eq!((entries(&scene.world.overlays)?.len(), bases()?), (0, untouched.clone()));
+    silence(&scene)
+}
+
+/// A capture is killed on its overlays and its journal spoilt: what was staged tells enough.
+fn without_journal(spoil: fn(&Path) -> std::io::Result<()>) -> Outcome {
+    let mut scene = scene()?;
+    let life = scene.life()?;
+    leave_on_overlays(&scene)?;
+    spoil(&scene.world.vitrify.state().join("journal"))?;
+    let rehearsed = scene.vitrify(0, &["repair", "--dry-run"]);
+    if let Ok(rehearsed) = rehearsed {
+        assert!(rehearsed.stdout.contains("would "), "{}", rehearsed.stdout);
+    }
+    let said = scene.vitrify(0, &["repair"])?;
+    assert!(said.stdout.contains("the interrupted capture was undone"), "{said:?}");
+    assert_eq!(scene.life()?, life);
+    // What could not be believed is kept beside, for whoever wants to know.
+    for kept in entries(&scene.world.vitrify.state().join("journal"))? {
+        assert!(kept.extension().is_some_and(|it| it == "damaged"), "{}", kept.display());
+        fs::remove_file(kept)?;
+    }
+    silence(&scene)?;
+    scene.is_well()
 }

@@ -20,9 +20,10 @@ pub use self::error::CaptureError;
 pub use self::plan::{Facts, GuestFacts, GuestRequest, Naming, Planned, Request, plan};
 use crate::inventory::{GuestState, ObjectId, Session};
 use crate::manifest::UncoveredDisk;
-use crate::name::{GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
-use crate::operation::{Effect, Fact, Failure, History, Next, Outcome, Settle};
-use crate::problem::ProblemKind;
+use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
+use crate::operation::{Effect, Fact, Failure, History, Next, Outcome, Record, Settle};
+use crate::ports::Published;
+use crate::problem::{Problem, ProblemKind};
 
 /// What a restore point can promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -416,6 +417,50 @@ fn releases(plan: &CapturePlan, history: &History<'_>, how: Settle) -> Vec<Effec
     steps
 }
 
+/// Records that say no more than that every step may have been begun: what is left to believe of a
+/// capture whose journal is lost. What follows from them is that it is undone, but for the points
+/// that are published: then everything was done that had to come before them all, with `snapshots`.
+pub fn doubted(
+    plan: &CapturePlan,
+    published: &BTreeSet<&PointId>,
+    snapshots: &Fact,
+) -> Vec<Record> {
+    let begun = |effect| Record::Begun { effect };
+    let may_borrow = |it: &Member| it.engine == Engine::Instant && it.no_overlays.is_none();
+    let put = plan.each(may_borrow, |guest| Effect::PutOverlays { guest });
+    let mut records: Vec<_> = put.into_iter().map(begun).collect();
+    let steps = plan.steps(&History::of(&records));
+    records.extend(steps.iter().filter(|it| !is_finish(it)).cloned().map(begun));
+    let is_published =
+        |guest: &GuestName| plan.member(guest).is_some_and(|it| published.contains(&it.point));
+    if !plan.members.iter().any(|it| is_published(&it.guest)) {
+        return records;
+    }
+    for effect in steps {
+        match (&effect, effect.guest()) {
+            (Effect::SnapshotVolumes, _) => {
+                records.push(Record::Done { effect, fact: snapshots.clone() });
+            }
+            (Effect::Publish { .. }, Some(guest)) if is_published(guest) => {
+                let fact = Fact::Published(Published { stored: Bytes(0), home_snapshot: None });
+                records.push(Record::Done { effect, fact });
+            }
+            (Effect::Publish { .. }, _) => {
+                let problem = Problem::failed("the journal of the capture was lost").note();
+                records.push(Record::Failed { effect, problem });
+            }
+            (_, guest)
+                if is_held_together(&effect)
+                    || is_finish(&effect) && guest.is_some_and(is_published) =>
+            {
+                records.push(Record::Done { effect, fact: Fact::Done });
+            }
+            _ => {}
+        }
+    }
+    records
+}
+
 /// The volumes whose snapshots no point will need.
 pub fn doomed_volumes<'a>(plan: &'a CapturePlan, history: &History<'_>) -> BTreeSet<&'a Volume> {
     let abandoned = abandoned(plan, history);
@@ -530,7 +575,6 @@ fn outcome(
 mod tests {
     use super::*;
     use crate::fake::sample_capture;
-    use crate::operation::Record;
 
     /// Columns: how long the flush took, whether overlays can be had, the steps that matter in their
     /// order, and the end of the reason.

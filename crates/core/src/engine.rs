@@ -1,10 +1,14 @@
 //! The loop that performs what [`crate::operation::next`] decides. Generic over the ports; it does
 //! no I/O of its own.
 
+mod look;
+mod lost;
 mod perform;
 mod survey;
 
-pub use self::survey::{Planned, find_foreign, plan_capture, plan_restore, volumes_of};
+pub use self::look::{Look, look_around};
+pub use self::lost::{lost_captures, rebuild, reopen};
+pub use self::survey::{Planned, plan_capture, plan_restore, volumes_of};
 use crate::capture;
 use crate::definition::Definition;
 use crate::inventory::Guest;
@@ -28,7 +32,7 @@ pub trait Observer {
 /// Only where the journal cannot be opened or closed, or this process is being ended: then the
 /// entry stays open for [`take_over`]. What fails otherwise is part of the outcome.
 pub fn run(world: &World<'_>, plan: Plan, observer: &dyn Observer) -> Answer<Outcome> {
-    world.journal.open(&plan)?;
+    world.journal.open(&plan, &[])?;
     drive(world, JournalEntry { plan, records: Vec::new() }, observer)
 }
 

@@ -22,9 +22,10 @@ pub use self::sample::{
     sample_restore,
 };
 pub use self::stream::{SAMPLE_BLOCKS, SamplePage, sample_save_image, sample_stream};
-use crate::inventory::{GuestState, ObjectId, Session, Snapshot};
+use crate::inventory::{Activity, GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, Volume};
+use crate::operation::Plan;
 use crate::ports::{Answer, World};
 use crate::problem::{Problem, ProblemKind};
 
@@ -104,6 +105,8 @@ pub struct FakeGuest {
     pub stream: Option<FakeStream>,
     /// How often it was resumed.
     pub resumes: u32,
+    /// What others are doing with it.
+    pub activity: Activity,
     /// A snapshot job of a process that died.
     job: Option<FakeJob>,
 }
@@ -152,6 +155,8 @@ pub struct FakePoint {
     pub files: BTreeMap<String, String>,
     /// The count in its memory image.
     pub memory: Option<u64>,
+    /// Whether that image is durable.
+    sealed: bool,
     /// The manifest, once it is published.
     pub manifest: Option<Manifest>,
 }
@@ -168,7 +173,9 @@ struct State {
     points: BTreeMap<PointId, (GuestUuid, FakePoint)>,
     /// What save images hold for libvirt.
     save_images: BTreeMap<PathBuf, u64>,
-    entries: Vec<(PointId, String, Vec<String>)>,
+    entries: Vec<(Plan, Vec<String>)>,
+    /// The entries that cannot be believed.
+    damaged: BTreeSet<PointId>,
     next_number: u64,
     boot: u32,
 }
@@ -234,6 +241,7 @@ impl Fake {
             frozen: false,
             stream: None,
             resumes: 0,
+            activity: Activity::default(),
             job: None,
         };
         state.guests.insert(uuid, guest);
@@ -285,6 +293,11 @@ impl Fake {
         }
     }
 
+    /// Puts another file in the place of one.
+    pub fn replace_file(&self, path: &Path, content: u64) {
+        self.state.borrow_mut().new_file(path, content, None);
+    }
+
     /// Writes a memory image into a point, as libvirt does.
     pub fn put_memory(&self, point: &PointId, count: u64) {
         if let Some((_, point)) = self.state.borrow_mut().points.get_mut(point) {
@@ -300,6 +313,18 @@ impl Fake {
     /// From now on, writing out what is on its way to the volumes takes so long.
     pub fn slow_down(&self, flush_takes: Duration) {
         self.state.borrow_mut().flush_takes = flush_takes;
+    }
+
+    /// Loses the journal, as if its folder had been removed.
+    pub fn lose_journal(&self) {
+        self.state.borrow_mut().entries.clear();
+    }
+
+    /// Damages every entry of the journal: what it holds cannot be believed any more.
+    pub fn damage_journal(&self) {
+        let mut state = self.state.borrow_mut();
+        let ids = state.entries.iter().map(|it| it.0.id().clone()).collect();
+        state.damaged = ids;
     }
 
     /// Every snapshot with what it holds.
@@ -427,6 +452,10 @@ impl State {
 
     fn reboot(&mut self) {
         self.boot += 1;
+        // What was received and not sealed was never synced.
+        for (_, point) in self.points.values_mut().filter(|(_, it)| !it.sealed) {
+            point.memory = None;
+        }
         for guest in self.guests.values_mut() {
             guest.shut_off();
         }
@@ -441,7 +470,16 @@ impl State {
 }
 
 impl FakeGuest {
-    fn shut_off(&mut self) {
+    /// Somebody suspends or resumes it, if it is active.
+    pub fn set_state(&mut self, state: GuestState) {
+        if self.state.is_active() {
+            self.resumes += u32::from(state == GuestState::Running && state != self.state);
+            self.state = state;
+        }
+    }
+
+    /// Somebody ends its QEMU.
+    pub fn shut_off(&mut self) {
         self.state = GuestState::ShutOff;
         self.session = None;
         self.live.clear();

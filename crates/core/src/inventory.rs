@@ -68,6 +68,17 @@ pub struct Guest {
     pub frail_stream: Option<String>,
 }
 
+/// What is going on with a guest that its definitions do not tell.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// The block jobs, each by its disk and what it is.
+    pub block_jobs: Vec<(String, String)>,
+    /// Whether QEMU's migration capability `background-snapshot` is on.
+    pub background_snapshot: bool,
+    /// The names of the external snapshots that libvirt keeps of it.
+    pub external_snapshots: Vec<String>,
+}
+
 /// What a `<disk>` is to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -12,7 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::{FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot};
+use crate::inventory::{
+    Activity, FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot,
+};
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
 use crate::operation::{JournalEntry, Plan, Record};
@@ -87,12 +89,9 @@ pub trait Hypervisor {
     /// One guest. `NotFound` where there is none.
     fn inspect(&self, guest: &GuestUuid) -> Answer<Guest>;
 
-    /// The names of the external snapshots that libvirt knows of a guest. Ours leave it none.
-    fn snapshots(&self, guest: &GuestUuid) -> Answer<Vec<String>>;
-
-    /// Whether the QEMU of a running guest has been told to stream its RAM while it runs on, by
-    /// whomever. Asked of those only that were streamed before: it taints the guest.
-    fn streams(&self, guest: &GuestUuid) -> Answer<bool>;
+    /// What is going on with a guest that nobody streams the RAM of: its QEMU is asked, and would not
+    /// answer while a stream has no reader. Changes nothing.
+    fn activity(&self, guest: &GuestUuid) -> Answer<Activity>;
 
     /// libvirt's and QEMU's versions, as `libvirt 11.3.0, QEMU 10.0.2`.
     fn version(&self) -> Answer<String>;
@@ -244,6 +243,16 @@ pub trait Storage {
     /// made it writable, because then nothing tells what it holds.
     fn check_read_only(&self, snapshot: &Snapshot) -> Answer<()>;
 
+    /// The command by which an administrator destroys a snapshot.
+    fn destroy_command(&self, snapshot: &Snapshot) -> String;
+
+    /// The image that a qcow2 image lies on, as its header says; `None` where it lies on none, is
+    /// no such image, or is not there.
+    fn backing(&self, image: &Path) -> Answer<Option<PathBuf>>;
+
+    /// The paths in a folder, in no order; none where there is no such folder.
+    fn list(&self, folder: &Path) -> Answer<Vec<PathBuf>>;
+
     /// Destroys these snapshots, each if one of that name *and* that identity exists; one of
     /// another identity is `Refused`. One that fails does not keep the others: the answer is the
     /// first problem.
@@ -345,6 +354,22 @@ pub struct Published {
     pub home_snapshot: Option<SnapshotId>,
 }
 
+/// Something that was begun in a home: a point that is staged, or a save image for libvirt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The guest's home that it lies in.
+    pub guest: GuestUuid,
+    /// The point, or the operation.
+    pub id: PointId,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// The capture's plan ([`STAGED_PLAN`]), where it is staged with the point.
+    pub plan: Option<String>,
+}
+
+/// The name of a capture's plan among the files that are staged for a point. It is not published.
+pub const STAGED_PLAN: &str = "capture.json";
+
 /// The homes: every guest's points and memory images, in the memory store.
 pub trait Homes {
     /// What the store can take. `Lacking` where it is missing or cannot be written.
@@ -394,12 +419,11 @@ pub trait Homes {
     /// Removes what is left of a point that was never published.
     fn discard(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
 
-    /// The folders of points that were staged and neither published nor discarded, each with its guest
-    /// and point.
-    fn staged(&self) -> Answer<Vec<(GuestUuid, PointId, PathBuf)>>;
-
     /// Every point of every home, published or not, in no order.
     fn points(&self) -> Answer<Vec<FoundPoint>>;
+
+    /// What was begun in every home, in no order.
+    fn unfinished(&self) -> Answer<Vec<Unfinished>>;
 
     /// A small text file of a point, by its name in the point's folder; `None` if it has none.
     fn read_text(&self, point: &FoundPoint, name: &str) -> Answer<Option<String>>;
@@ -422,10 +446,22 @@ pub trait Homes {
     fn check_memory(&self, point: &FoundPoint, progress: &dyn Fn(Bytes)) -> Answer<()>;
 }
 
+/// A journal entry that cannot be believed.
+#[derive(Debug)]
+pub struct DamagedEntry {
+    /// The operation, by the entry's name.
+    pub id: PointId,
+    /// Its plan, where at least that can be read.
+    pub plan: Option<Plan>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
 /// What is in flight. A record is durable when `append` returns.
 pub trait Journal {
-    /// Opens an entry for an operation; its id is the operation's.
-    fn open(&self, plan: &Plan) -> Answer<()>;
+    /// Opens an entry for an operation, with these records; its id is the operation's. When it returns
+    /// they are durable; after a crash all of them are there, or there is no entry.
+    fn open(&self, plan: &Plan, records: &[Record]) -> Answer<()>;
 
     /// Adds records to an open entry, in their order. When it returns they are durable.
     fn append(&self, plan: &Plan, records: &[Record]) -> Answer<()>;
@@ -433,8 +469,15 @@ pub trait Journal {
     /// Removes an entry: the operation is settled.
     fn close(&self, plan: &Plan) -> Answer<()>;
 
-    /// Every open entry, oldest first. A torn last record is left out.
+    /// Every open entry, oldest first. A torn last record is left out, and so is an entry that cannot
+    /// be believed.
     fn entries(&self) -> Answer<Vec<JournalEntry>>;
+
+    /// The entries that cannot be believed.
+    fn damaged(&self) -> Answer<Vec<DamagedEntry>>;
+
+    /// Keeps a damaged entry under another name, so that the operation can be entered anew.
+    fn set_aside(&self, entry: &DamagedEntry) -> Answer<()>;
 }
 
 /// The time, and which boot of which kernel this is.

@@ -5,22 +5,23 @@
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::num::NonZero;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
 use vitrify_core::capture::{Consistency, Engine};
-use vitrify_core::engine::{Observer, plan_capture, plan_restore, run, take_over};
+use vitrify_core::engine::{
+    Observer, lost_captures, plan_capture, plan_restore, rebuild, reopen, run, take_over,
+};
 use vitrify_core::fake::{
-    Fake, FakeGuest, FakeStream, Fault, FaultKind, Nobody, capture_request, guest_request,
-    restore_request,
+    Fake, FakeGuest, FakeSnapshot, FakeStream, Fault, FaultKind, Nobody, capture_request,
+    guest_request, restore_request,
 };
 use vitrify_core::inventory::GuestState;
 use vitrify_core::operation::{Effect, Fact, Outcome, Plan, Settle};
-use vitrify_core::ports::{Answer, Homes, Journal};
-use vitrify_core::problem::Problem;
+use vitrify_core::ports::{Answer, Homes, Hypervisor, Journal, Storage};
+use vitrify_core::problem::{Problem, ProblemKind};
 
 #[derive(Debug, Clone, Copy)]
 enum Scenario {
@@ -166,41 +167,57 @@ fn repair(fake: &Fake, settle: Settle) -> Answer<()> {
     Ok(())
 }
 
+/// The same, and of captures that the journal has lost.
+fn repair_all(fake: &Fake, settle: Settle) -> Answer<()> {
+    repair(fake, settle)?;
+    for plan in lost_captures(&fake.world())? {
+        let entry = rebuild(&fake.world(), plan)?;
+        reopen(&fake.world(), &entry)?;
+        take_over(&fake.world(), entry, settle, &Nobody)?;
+    }
+    Ok(())
+}
+
+fn ensure(holds: bool, what: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what.to_owned()) }
+}
+
+/// That nothing of ours is left, and that the guests are as nobody but us left them.
 fn check(fake: &Fake, scenario: Scenario, before: &Fake) -> Result<(), String> {
-    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
+    check_settled(fake)?;
+    for (guest, was) in fake.all_guests().iter().zip(before.all_guests()) {
+        let lost_power = guest.state == GuestState::ShutOff;
+        ensure(
+            guest.state == was.state || lost_power || guest.state == GuestState::Running,
+            &format!("guest {} is {:?}", guest.name, guest.state),
+        )?;
+        let is_same = scenario.is_restore() || lost_power || guest.session == was.session;
+        ensure(is_same, &format!("guest {} was restarted", guest.name))?;
+    }
+    Ok(())
+}
+
+/// That nothing of ours is left, whatever others did.
+fn check_settled(fake: &Fake) -> Result<(), String> {
     ensure(fake.entries().unwrap().is_empty(), "a journal entry is left")?;
+    ensure(fake.damaged().unwrap().is_empty(), "a damaged journal entry is left")?;
     for path in fake.files().keys() {
         let known = path.starts_with("/pool") && !path.to_string_lossy().contains(".vitrify-");
         ensure(known, &format!("{} is left", path.display()))?;
     }
     ensure(fake.save_images().is_empty(), "a save image is left")?;
-    for (guest, was) in fake.all_guests().iter().zip(before.all_guests()) {
-        check_guest(fake, scenario, guest, &was)
-            .map_err(|what| format!("guest {}: {what}", guest.name))?;
+    for guest in fake.all_guests() {
+        check_guest(fake, &guest).map_err(|what| format!("guest {}: {what}", guest.name))?;
     }
     check_points(fake)
 }
 
-fn check_guest(
-    fake: &Fake,
-    scenario: Scenario,
-    guest: &FakeGuest,
-    was: &FakeGuest,
-) -> Result<(), String> {
-    let ensure = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
-    let lost_power = guest.state == GuestState::ShutOff;
+fn check_guest(fake: &Fake, guest: &FakeGuest) -> Result<(), String> {
     for path in guest.live.values().chain(guest.inactive.values()) {
         ensure(path.starts_with("/pool"), "it is on an overlay")?;
     }
     ensure(!guest.frozen, "it is frozen")?;
     ensure(guest.stream.is_none(), "a stream of its RAM is open")?;
-    ensure(
-        guest.state == was.state || lost_power || guest.state == GuestState::Running,
-        &format!("it is {:?}", guest.state),
-    )?;
-    if !scenario.is_restore() && !lost_power {
-        ensure(guest.session == was.session, "it was restarted")?;
-    }
     // Whatever was restored was restored whole: the guest could start from its disks.
     let files = fake.files();
     let mut contents: Vec<u64> =
@@ -233,7 +250,8 @@ fn check_points(fake: &Fake) -> Result<(), String> {
             return Err("memory and disks of a published point differ".into());
         }
     }
-    match snapshots.iter().find(|it| !bound.contains(&it.snapshot.id)) {
+    let ours = |it: &&FakeSnapshot| !it.points.is_empty();
+    match snapshots.iter().filter(ours).find(|it| !bound.contains(&it.snapshot.id)) {
         Some(it) => Err(format!("snapshot {} is left", it.snapshot.name)),
         None => Ok(()),
     }
@@ -259,43 +277,59 @@ fn try_case(
     fake.calls() - offset
 }
 
-#[test]
-fn every_fault_and_every_pair_of_faults_ends_settled() {
-    let calls =
-        |scenario: Scenario| try_case(scenario, &scenario.set_up(), &[], Settle::CommitOffline);
-    let places: Vec<_> = Scenario::ALL
-        .into_iter()
-        .flat_map(|scenario| (0..calls(scenario)).map(move |at| (scenario, at)))
-        .collect();
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut cases = 0;
-        while let Some(&(scenario, at)) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
-            cases += sweep(scenario, at);
+/// Death before a call is death after the one before.
+const SWEPT: [FaultKind; 5] = [
+    FaultKind::FailBefore,
+    FaultKind::FailAfter,
+    FaultKind::DieDuring,
+    FaultKind::DieAfter,
+    FaultKind::PowerLoss,
+];
+
+/// Does work for each call of each scenario, on every core, and adds up the cases.
+fn sweep(scenarios: &[Scenario], work: fn(Scenario, usize) -> usize) -> usize {
+    let calls_of = |it: Scenario| try_case(it, &it.set_up(), &[], Settle::CommitOffline);
+    let jobs: Vec<_> =
+        scenarios.iter().flat_map(|&it| (0..calls_of(it)).map(move |at| (it, at))).collect();
+    let (taken, cases) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let worker = || {
+        while let Some(&(scenario, at)) = jobs.get(taken.fetch_add(1, Relaxed)) {
+            cases.fetch_add(work(scenario, at), Relaxed);
         }
-        cases
     };
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let cases: u64 = thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().map(|it| it.join().unwrap()).sum()
-    });
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(worker))));
+    cases.into_inner()
+}
+
+#[test]
+fn every_fault_and_what_comes_with_it_ends_settled() {
+    let captures: Vec<_> = Scenario::ALL.into_iter().filter(|it| !it.is_restore()).collect();
+    let pairs = sweep(&Scenario::ALL, try_pairs);
+    let lost = sweep(&captures, try_without_journal);
+    let hands = sweep(&captures, try_hands);
+    let cases = pairs + lost + hands;
     // Past the test runner, which keeps what a passing test prints to itself.
-    writeln!(std::io::stderr(), "fault sweep: {cases} cases, all settled").unwrap();
+    writeln!(
+        std::io::stderr(),
+        "fault sweep: {cases} cases, all settled: {pairs} of one fault or two, {lost} without a \
+         journal, {hands} with others' hands"
+    )
+    .unwrap();
     assert!(cases > 100_000, "only {cases} cases");
 }
 
-/// Every fault at this call, alone and before every other; how many cases that was.
-fn sweep(scenario: Scenario, at: usize) -> u64 {
-    let mut cases = 0_u64;
+/// Every fault at one call, alone and with every other after it; how many cases that are.
+fn try_pairs(scenario: Scenario, at: usize) -> usize {
     let start = scenario.set_up();
-    for kind in FaultKind::ALL {
+    let mut cases = 0;
+    for kind in SWEPT {
         let first = Fault { at, kind };
         let after = try_case(scenario, &start, &[first], Settle::CommitOffline);
         cases += 1;
         for second_at in at + 1..after {
-            for kind in FaultKind::ALL {
-                let even = cases.is_multiple_of(2);
+            for kind in SWEPT {
+                let even = cases % 2 == 0;
                 let word = if even { Settle::CommitOffline } else { Settle::Discard };
                 let second = Fault { at: second_at, kind };
                 try_case(scenario, &start, &[first, second], word);
@@ -304,6 +338,154 @@ fn sweep(scenario: Scenario, at: usize) -> u64 {
         }
     }
     cases
+}
+
+/// A world in which the operation has died at that call, unless it does not die of that.
+fn dead(start: &(Fake, Plan), at: usize, kind: FaultKind) -> Option<Fake> {
+    let fake = start.0.clone();
+    fake.schedule(&[Fault { at: at + fake.calls(), kind }]);
+    let _ = run(&fake.world(), start.1.clone(), &Nobody);
+    fake.schedule(&[]);
+    fake.is_dead().then(|| {
+        fake.revive();
+        fake
+    })
+}
+
+/// After a death at one call the journal is gone, or cannot be believed, and the repair meets one
+/// fault of each call.
+fn try_without_journal(scenario: Scenario, at: usize) -> usize {
+    let start = scenario.set_up();
+    let mut cases = 0;
+    for kind in SWEPT {
+        let Some(left) = dead(&start, at, kind) else { continue };
+        for second_at in 0.. {
+            let (fake, second) = (left.clone(), SWEPT[(at + second_at) % SWEPT.len()]);
+            match cases % 2 {
+                0 => fake.lose_journal(),
+                _ => fake.damage_journal(),
+            }
+            let fault = Fault { at: fake.calls() + second_at, kind: second };
+            fake.schedule(&[fault]);
+            let _ = repair_all(&fake, Settle::Commit);
+            let was_met = fake.calls() > fault.at;
+            fake.schedule(&[]);
+            fake.revive();
+            for word in [Settle::Commit, Settle::CommitOffline] {
+                repair_all(&fake, word).unwrap();
+            }
+            check(&fake, scenario, &start.0).unwrap_or_else(|what| {
+                panic!("{scenario:?}: {kind:?} at {at}, {second:?} at {second_at}: {what}")
+            });
+            cases += 1;
+            if !was_met {
+                break;
+            }
+        }
+    }
+    cases
+}
+
+/// After a death at one call somebody else does something to the guest before it is repaired, and the
+/// repair meets one fault of each call.
+fn try_hands(scenario: Scenario, at: usize) -> usize {
+    type Hand = (&'static str, fn(&Fake));
+    let hands: [Hand; 6] = [
+        ("suspends", |fake| fake.change_guest(|it| it.set_state(GuestState::PausedByUser))),
+        ("resumes", |fake| fake.change_guest(|it| it.set_state(GuestState::Running))),
+        ("thaws", |fake| fake.change_guest(|it| it.frozen = false)),
+        ("shuts off", |fake| fake.change_guest(FakeGuest::shut_off)),
+        ("restarts", |fake| {
+            fake.change_guest(FakeGuest::shut_off);
+            let _ = fake.start(&fake.guest_uuid(), false);
+        }),
+        ("takes a snapshot", |fake| {
+            let (volume, name) = ("/pool/w0".parse().unwrap(), "theirs".parse().unwrap());
+            fake.snapshot(&[volume], &name, &[]).unwrap();
+        }),
+    ];
+    let start = scenario.set_up();
+    let mut cases = 0;
+    for kind in [FaultKind::DieDuring, FaultKind::DieAfter, FaultKind::PowerLoss] {
+        let Some(left) = dead(&start, at, kind) else { continue };
+        let is_off = left.guest().state == GuestState::ShutOff;
+        for (what, hand) in hands.into_iter().filter(|it| !is_off || it.0 == "restarts") {
+            for second_at in 0.. {
+                let (fake, second) = (left.clone(), SWEPT[(at + second_at) % SWEPT.len()]);
+                hand(&fake);
+                let theirs = |fake: &Fake| {
+                    let all = fake.all_snapshots().into_iter();
+                    all.filter(|it| it.points.is_empty()).map(|it| it.snapshot).collect::<Vec<_>>()
+                };
+                let before = theirs(&fake);
+                let fault = Fault { at: fake.calls() + second_at, kind: second };
+                fake.schedule(&[fault]);
+                let _ = repair(&fake, Settle::Commit);
+                let was_met = fake.calls() > fault.at;
+                fake.schedule(&[]);
+                fake.revive();
+                for word in [Settle::Commit, Settle::CommitOffline] {
+                    repair(&fake, word).unwrap();
+                }
+                let settled = check_settled(&fake).and_then(|()| match theirs(&fake) == before {
+                    true => Ok(()),
+                    false => Err("somebody's snapshot is gone".to_owned()),
+                });
+                settled.unwrap_or_else(|problem| {
+                    panic!(
+                        "{scenario:?}: {kind:?} at {at}, somebody {what}, {second:?} at \
+                         {second_at}: {problem}"
+                    )
+                });
+                cases += 1;
+                if !was_met {
+                    break;
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// With both disks on their overlays the base of one is rolled back by hand, the guest running on or
+/// shut off: whatever the operator says, no base is written to and no overlay goes.
+#[test]
+fn nothing_is_committed_when_a_base_was_replaced() {
+    let base = Path::new("/pool/w1/disk.img");
+    for shut_off in [false, true] {
+        let (fake, plan) = Scenario::CaptureOverlay { disks: 2 }.set_up();
+        let on_overlays =
+            |fake: &Fake| fake.guest().live.values().all(|it| it.starts_with("/overlays"));
+        let at = (fake.calls()..)
+            .find(|&at| {
+                let fake = fake.clone();
+                fake.schedule(&[Fault { at, kind: FaultKind::DieAfter }]);
+                let _ = run(&fake.world(), plan.clone(), &Nobody);
+                on_overlays(&fake)
+            })
+            .unwrap();
+        fake.schedule(&[Fault { at, kind: FaultKind::DieAfter }]);
+        let _ = run(&fake.world(), plan, &Nobody);
+        fake.revive();
+        if shut_off {
+            fake.change_guest(|guest| guest.state = GuestState::ShutOff);
+        }
+        fake.replace_file(base, 7);
+        let bases = |fake: &Fake| -> Vec<_> {
+            let files = fake.files().into_iter();
+            files.filter(|(path, _)| path.starts_with("/pool")).collect()
+        };
+        let before = bases(&fake);
+        for word in [Settle::Commit, Settle::CommitOffline] {
+            let entry = fake.entries().unwrap().remove(0);
+            let outcome = take_over(&fake.world(), entry, word, &Nobody).unwrap();
+            let Outcome::Unsettled { failures, .. } = outcome else { panic!("{outcome:?}") };
+            assert!(failures.iter().all(|it| it.problem.kind == ProblemKind::Refused));
+            assert_eq!((failures.len(), bases(&fake)), (2, before.clone()), "{failures:?}");
+            let overlays = fake.files().into_keys().filter(|it| it.starts_with("/overlays"));
+            assert_eq!(overlays.count(), 2);
+        }
+    }
 }
 
 #[test]

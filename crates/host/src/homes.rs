@@ -21,7 +21,7 @@ use std::time::Duration;
 use vitrify_core::manifest::{Manifest, MemoryImage};
 use vitrify_core::name::{Bytes, GuestUuid, PointId};
 use vitrify_core::ports::{
-    Answer, FoundPoint, Homes, MemoryStream, NamedFile, Published, StoreFacts,
+    Answer, FoundPoint, Homes, MemoryStream, NamedFile, Published, StoreFacts, Unfinished,
 };
 use vitrify_core::problem::Problem;
 use vitrify_core::save_image::Header;
@@ -150,17 +150,6 @@ impl Homes for Store {
     }
 
     /// Points that are still being staged are not among them.
-    fn staged(&self) -> Answer<Vec<(GuestUuid, PointId, PathBuf)>> {
-        let mut staged = Vec::new();
-        for name in names(&self.config.path)? {
-            let Ok(guest) = name.parse::<GuestUuid>() else { continue };
-            for (id, folder) in self.home(&guest).staged()? {
-                staged.push((guest.clone(), id, folder));
-            }
-        }
-        Ok(staged)
-    }
-
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         let mut points = Vec::new();
         for name in names(&self.config.path)? {
@@ -172,6 +161,15 @@ impl Homes for Store {
             }
         }
         Ok(points)
+    }
+
+    fn unfinished(&self) -> Answer<Vec<Unfinished>> {
+        let mut found = Vec::new();
+        for name in names(&self.config.path)? {
+            let Ok(guest) = name.parse::<GuestUuid>() else { continue };
+            found.extend(self.home(&guest).unfinished()?);
+        }
+        Ok(found)
     }
 
     fn read_text(&self, point: &FoundPoint, name: &str) -> Answer<Option<String>> {

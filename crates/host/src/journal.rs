@@ -20,10 +20,10 @@ use rustix::io::Errno;
 use serde::Serialize;
 use vitrify_core::name::PointId;
 use vitrify_core::operation::{JournalEntry, Plan, Record};
-use vitrify_core::ports::{Answer, Journal};
+use vitrify_core::ports::{Answer, DamagedEntry, Journal};
 use vitrify_core::problem::Problem;
 
-use self::line::{Content, Header, VERSION, line, parse};
+use self::line::{Bad, Content, Header, VERSION, line, parse};
 use crate::files::{at, create, ensure_folder, exists, names, sync_folder, unlink};
 
 /// Room that is set aside for an entry when it is opened, so that a disk that fills up meanwhile
@@ -80,11 +80,22 @@ impl FileJournal {
 
     /// Reads one entry; `None` where it is void, or was closed meanwhile.
     fn read(&self, path: &Path) -> Answer<Option<Content>> {
-        let bytes = match fs::read(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(at("cannot read", path))?,
+        self.try_read(path)?.map_err(|bad| bad.problem(path))
+    }
+
+    fn try_read(&self, path: &Path) -> Answer<Result<Option<Content>, Bad>> {
+        match fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Ok(None)),
+            bytes => Ok(parse(&bytes.map_err(at("cannot read", path))?)),
+        }
+    }
+
+    /// Every entry's file, by the id in its name.
+    fn files(&self) -> Answer<Vec<(PointId, PathBuf)>> {
+        let file = |name: &String| {
+            Some((name.strip_suffix(".jsonl")?.parse().ok()?, self.folder.join(name)))
         };
-        parse(&bytes).map_err(|bad| bad.problem(path))
+        Ok(names(&self.folder)?.iter().filter_map(file).collect())
     }
 
     /// The end of an entry that this process did not open; a torn last line is cut off.
@@ -113,7 +124,7 @@ impl FileJournal {
 }
 
 impl Journal for FileJournal {
-    fn open(&self, plan: &Plan) -> Answer<()> {
+    fn open(&self, plan: &Plan, records: &[Record]) -> Answer<()> {
         let path = self.path(plan.id());
         if exists(&path)? {
             let message = format!("the journal entry {} is open already", path.display());
@@ -130,13 +141,15 @@ impl Journal for FileJournal {
             }
         }
         let header = NewHeader { version: VERSION, opened: Timestamp::now(), plan };
-        let first = line(0, &header).map_err(at("cannot write", &beside))?;
-        file.write_all(first.as_bytes())
+        let mut text = line(0, &header).map_err(at("cannot write", &beside))?;
+        let more = (1..).zip(records).map(|(number, record)| line(number, record));
+        text.extend(more.collect::<Result<Vec<_>, _>>().map_err(at("cannot write", &beside))?);
+        file.write_all(text.as_bytes())
             .and_then(|()| file.sync_all())
             .and_then(|()| fs::rename(&beside, &path))
             .map_err(at("cannot write", &path))?;
         sync_folder(&self.folder)?;
-        self.tails().insert(plan.id().clone(), Tail { file, lines: 1 });
+        self.tails().insert(plan.id().clone(), Tail { file, lines: 1 + records.len() as u64 });
         Ok(())
     }
 
@@ -168,24 +181,17 @@ impl Journal for FileJournal {
     /// and removed: no effect is begun before that line is durable.
     fn entries(&self) -> Answer<Vec<JournalEntry>> {
         let mut found: Vec<(Header, Vec<Record>)> = Vec::new();
-        for name in names(&self.folder)? {
-            let path = self.folder.join(&name);
-            if let Some(id) = name.strip_suffix(".jsonl") {
-                match self.read(&path)? {
-                    Some(content) if content.header.plan.id().as_str() == id => {
-                        found.push((content.header, content.records));
-                    }
-                    Some(_) => {
-                        let message =
-                            format!("the journal entry {} is of another operation", path.display());
-                        return Err(Problem::refused(message).hint("was it renamed or copied?"));
-                    }
-                    None => unlink(&path).map(drop)?,
+        for (id, path) in self.files()? {
+            match self.try_read(&path)? {
+                Ok(Some(content)) if *content.header.plan.id() == id => {
+                    found.push((content.header, content.records));
                 }
-            } else if name.ends_with(".new") {
-                self.remove_litter(&path)?;
+                Ok(None) => drop(unlink(&path)?),
+                Ok(Some(_)) | Err(_) => {}
             }
         }
+        let never_begun = names(&self.folder)?.into_iter().filter(|name| name.ends_with(".new"));
+        never_begun.into_iter().try_for_each(|name| self.remove_litter(&self.folder.join(name)))?;
         found.sort_by(|(one, _), (other, _)| {
             (one.opened, one.plan.id()).cmp(&(other.opened, other.plan.id()))
         });
@@ -193,6 +199,32 @@ impl Journal for FileJournal {
             .into_iter()
             .map(|(header, records)| JournalEntry { plan: header.plan, records })
             .collect())
+    }
+
+    fn damaged(&self) -> Answer<Vec<DamagedEntry>> {
+        let mut found = Vec::new();
+        for (id, path) in self.files()? {
+            let (plan, problem) = match self.try_read(&path)? {
+                Ok(Some(content)) if *content.header.plan.id() != id => {
+                    let message =
+                        format!("the journal entry {} is of another operation", path.display());
+                    (None, Problem::refused(message).hint("was it renamed or copied?"))
+                }
+                Ok(_) => continue,
+                Err(bad) => {
+                    let problem = bad.problem(&path);
+                    (bad.plan().filter(|plan| *plan.id() == id), problem)
+                }
+            };
+            found.push(DamagedEntry { id, plan, problem });
+        }
+        Ok(found)
+    }
+
+    fn set_aside(&self, entry: &DamagedEntry) -> Answer<()> {
+        let path = self.path(&entry.id);
+        fs::rename(&path, path.with_extension("damaged")).map_err(at("cannot rename", &path))?;
+        sync_folder(&self.folder)
     }
 }
 

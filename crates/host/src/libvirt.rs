@@ -1,6 +1,7 @@
 //! libvirt and QEMU: the port [`Hypervisor`] on a real host. It speaks to the daemon through its
 //! library, hears of its events, and runs `qemu-img` for guests that are shut off.
 
+mod activity;
 mod agent;
 mod apparmor;
 mod commit;
@@ -21,7 +22,7 @@ use std::time::Duration;
 
 use virt::connect::Connect;
 use virt::domain::Domain;
-use vitrify_core::inventory::{Guest, Session};
+use vitrify_core::inventory::{Activity, Guest, Session};
 use vitrify_core::name::{GuestName, GuestUuid};
 use vitrify_core::ports::{Answer, Commit, Hypervisor, MemoryStream, OverlayDisk, Pause};
 use vitrify_core::problem::{Problem, ProblemKind};
@@ -208,12 +209,8 @@ impl Hypervisor for Libvirt {
         self.look_at(&self.domain(guest)?)
     }
 
-    fn snapshots(&self, guest: &GuestUuid) -> Answer<Vec<String>> {
-        self.external_snapshots(guest)
-    }
-
-    fn streams(&self, guest: &GuestUuid) -> Answer<bool> {
-        self.may_stream(guest)
+    fn activity(&self, guest: &GuestUuid) -> Answer<Activity> {
+        self.activity_of(guest)
     }
 
     fn version(&self) -> Answer<String> {

@@ -19,13 +19,12 @@ use std::time::{Duration, Instant};
 
 use vitrify_core::capture::Engine;
 use vitrify_core::engine::Observer;
-use vitrify_core::name::{PointId, Volume};
+use vitrify_core::name::{GuestUuid, PointId, Volume};
 use vitrify_core::ports::{Answer, FileContent, NamedFile};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::self_test::{Ground, Verdict, Verdicts};
 
 use self::bench::Bench;
-pub use self::scratch::PREFIX;
 use self::scratch::Scratch;
 use crate::files::{at, lay, sync_folder};
 use crate::libvirt::Libvirt;
@@ -102,6 +101,14 @@ impl SelfTest<'_> {
             Err(problem) if problem.kind == ProblemKind::Locked => Ok(Vec::new()),
             Err(problem) => Err(problem),
         }
+    }
+
+    /// The guests of self-tests, living and dead.
+    ///
+    /// # Errors
+    /// A record that cannot be read.
+    pub fn guests(&self) -> Answer<Vec<GuestUuid>> {
+        Ok(Scratch::recorded(&self.state.join(FOLDER))?.into_iter().map(|it| it.id).collect())
     }
 
     /// What killed self-tests left behind, each in words.

@@ -1,6 +1,7 @@
 //! The host's storage: the files on any file system, and volumes on Btrfs and ZFS. A volume whose
 //! name begins with `/` is a Btrfs subvolume, any other is a ZFS dataset.
 
+mod header;
 mod images;
 
 use std::fs::{self, File};
@@ -17,7 +18,7 @@ use vitrify_core::problem::Problem;
 
 use crate::btrfs::{self, subvolume};
 use crate::files::copy::copy;
-use crate::files::{at, exists, is_absence, is_of_kind, parent, sync_parent, unlink};
+use crate::files::{at, exists, is_absence, is_of_kind, names, parent, sync_parent, unlink};
 use crate::zfs::zvol::{self, Device};
 use crate::{blocks, zfs};
 
@@ -98,6 +99,21 @@ impl Storage for HostStorage {
             true => btrfs::check_read_only(snapshot),
             false => zfs::check_read_only(snapshot),
         }
+    }
+
+    fn destroy_command(&self, snapshot: &Snapshot) -> String {
+        match is_btrfs(&snapshot.volume) {
+            true => btrfs::destroy_command(snapshot),
+            false => format!("zfs destroy {}@{}", snapshot.volume, snapshot.name),
+        }
+    }
+
+    fn backing(&self, image: &Path) -> Answer<Option<PathBuf>> {
+        header::backing(image)
+    }
+
+    fn list(&self, folder: &Path) -> Answer<Vec<PathBuf>> {
+        Ok(names(folder)?.into_iter().map(|name| folder.join(name)).collect())
     }
 
     fn destroy(&self, snapshots: &[Snapshot]) -> Answer<()> {

@@ -11,7 +11,7 @@ use vitrify_core::config::Config;
 use vitrify_core::inventory::Guest;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
-use vitrify_core::operation::JournalEntry;
+use vitrify_core::operation::{JournalEntry, Plan};
 use vitrify_core::point::{NotFound, PointRef, select};
 use vitrify_core::ports::{Answer, FoundPoint, Homes, Journal, World};
 use vitrify_core::problem::{Problem, ProblemKind};
@@ -87,6 +87,12 @@ impl Host<'_> {
 
     /// Refuses to begin anything on a guest while something of it is unfinished.
     pub(crate) fn check_settled(&self, name: &GuestName, uuid: &GuestUuid) -> Answer<()> {
+        for damaged in self.journal.damaged()? {
+            let guests = damaged.plan.as_ref().map(Plan::guests);
+            if guests.is_none_or(|guests| guests.iter().any(|it| it.1 == uuid)) {
+                return Err(damaged.problem);
+            }
+        }
         let entries = self.journal.entries()?;
         let concerns = |entry: &&JournalEntry| entry.plan.guests().iter().any(|it| it.1 == uuid);
         match entries.iter().find(concerns) {

@@ -51,6 +51,9 @@ pub enum Refusal {
     /// The base is not what was captured.
     #[error("the base image was replaced since the capture")]
     BaseReplaced,
+    /// The base of another disk of the guest is not what it was.
+    #[error("its disk {0} cannot go back to its base, so none does")]
+    OtherBase(String),
     /// The snapshot that proves the base's content is gone.
     #[error("the capture's own snapshot is gone, so nothing proves what the base holds")]
     SnapshotGone,
@@ -84,11 +87,19 @@ impl Refusal {
             Self::NoDisk | Self::Foreign(_) => {
                 format!("the overlay {overlay} is kept; see 'virsh domblklist {guest}'")
             }
-            Self::BaseReplaced | Self::SnapshotGone => format!(
+            Self::BaseReplaced | Self::SnapshotGone | Self::OtherBase(_) => format!(
                 "nothing was committed and the overlay {overlay} is kept; \
                  'vitrify repair {guest} --discard' (guest shut off) goes back to the base as it is"
             ),
         }
+    }
+}
+
+impl Refusal {
+    /// Whether it keeps the guest's other disks from being committed as well: their bases then would
+    /// be of another instant than this one.
+    pub fn keeps_others(&self) -> bool {
+        matches!(self, Self::BaseReplaced | Self::SnapshotGone)
     }
 }
 

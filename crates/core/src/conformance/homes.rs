@@ -7,7 +7,7 @@ use super::{Verdict, differ, ensure, fails, is_error, name, ok, rules, same};
 use crate::fake::sample_manifest;
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestUuid, PointId};
-use crate::ports::{FileContent, FoundPoint, Homes, NamedFile};
+use crate::ports::{FileContent, FoundPoint, Homes, NamedFile, STAGED_PLAN};
 use crate::problem::{Problem, ProblemKind};
 
 /// What the rules need: an empty store.
@@ -35,6 +35,7 @@ pub type Check = fn(&mut dyn Fixture) -> Verdict;
 pub const RULES: &[(&str, Check)] = rules![
     an_empty_store_has_no_points,
     what_is_staged_is_not_published,
+    what_is_staged_is_unfinished,
     what_is_published_is_found,
     publishing_may_be_repeated,
     what_was_never_staged_is_not_published,
@@ -308,4 +309,31 @@ fn discarding_leaves_other_points(fixture: &mut dyn Fixture) -> Verdict {
         ok("check", check(fixture, &found))?;
     }
     Ok(())
+}
+
+fn what_is_staged_is_unfinished(fixture: &mut dyn Fixture) -> Verdict {
+    let (guest, one, other) = (guest(1)?, point(1)?, point(2)?);
+    let staged = |fixture: &dyn Fixture| -> Result<Vec<(PointId, Option<String>)>, String> {
+        let found = ok("unfinished", fixture.homes().unfinished())?;
+        let mut found: Vec<_> = found.into_iter().map(|it| (it.id, it.plan)).collect();
+        found.sort();
+        Ok(found)
+    };
+    same("an empty store", staged(fixture)?, Vec::new())?;
+    ok("stage", fixture.homes().stage(&guest, &one, &[text(STAGED_PLAN, "a plan")]))?;
+    ok("stage", fixture.homes().stage(&guest, &other, &[]))?;
+    let both = vec![(one.clone(), Some("a plan".to_owned())), (other.clone(), None)];
+    same("two points", staged(fixture)?, both)?;
+    let manifest = Manifest {
+        id: one.clone(),
+        guest_uuid: guest.clone(),
+        ..sample_manifest("2026-01-01T00:00:00Z", "one")
+    };
+    ok("publish", fixture.homes().publish(&manifest))?;
+    same("one is published", staged(fixture)?, vec![(other.clone(), None)])?;
+    let found = ok("points", fixture.homes().points())?;
+    let plan = found.first().map(|it| fixture.homes().read_text(it, STAGED_PLAN));
+    ensure(matches!(plan, Some(Ok(None))), "a published point has no plan")?;
+    ok("discard", fixture.homes().discard(&guest, &other))?;
+    same("nothing is left", staged(fixture)?, Vec::new())
 }

@@ -22,6 +22,7 @@ pub type Check = fn(&mut dyn Fixture) -> Verdict;
 /// The rules.
 pub const RULES: &[(&str, Check)] = rules![
     an_entry_comes_back_as_it_was_written,
+    an_entry_is_opened_with_its_records,
     another_process_reads_and_continues_an_entry,
     two_entries_are_kept_apart,
     entries_are_listed_oldest_first,
@@ -64,7 +65,7 @@ fn records() -> Vec<Record> {
 }
 
 fn write(fixture: &dyn Fixture, plan: &Plan, records: &[Record]) -> Verdict {
-    ok("open", fixture.journal().open(plan))?;
+    ok("open", fixture.journal().open(plan, &[]))?;
     append(fixture, plan, records)
 }
 
@@ -84,7 +85,7 @@ fn is_there(fixture: &dyn Fixture, wanted: &[(&Plan, &[Record])]) -> Verdict {
 fn an_entry_comes_back_as_it_was_written(fixture: &mut dyn Fixture) -> Verdict {
     is_there(fixture, &[])?;
     for plan in [capture(1)?, restore(2)?] {
-        ok("open", fixture.journal().open(&plan))?;
+        ok("open", fixture.journal().open(&plan, &[]))?;
         is_there(fixture, &[(&plan, &[])])?;
         append(fixture, &plan, &records())?;
         for _ in 0..2 {
@@ -93,6 +94,14 @@ fn an_entry_comes_back_as_it_was_written(fixture: &mut dyn Fixture) -> Verdict {
         ok("close", fixture.journal().close(&plan))?;
     }
     is_there(fixture, &[])
+}
+
+fn an_entry_is_opened_with_its_records(fixture: &mut dyn Fixture) -> Verdict {
+    let (plan, records) = (capture(1)?, records());
+    ok("open", fixture.journal().open(&plan, &records[..2]))?;
+    append(fixture, &plan, &records[2..])?;
+    fixture.another_process()?;
+    is_there(fixture, &[(&plan, &records)])
 }
 
 fn another_process_reads_and_continues_an_entry(fixture: &mut dyn Fixture) -> Verdict {
@@ -141,9 +150,9 @@ fn a_closed_entry_is_gone(fixture: &mut dyn Fixture) -> Verdict {
 fn an_open_entry_is_not_opened_again(fixture: &mut dyn Fixture) -> Verdict {
     let plan = capture(1)?;
     write(fixture, &plan, &records()[..1])?;
-    fails("opening it again", fixture.journal().open(&plan), ProblemKind::Refused)?;
+    fails("opening it again", fixture.journal().open(&plan, &[]), ProblemKind::Refused)?;
     fixture.another_process()?;
-    fails("opening another's", fixture.journal().open(&plan), ProblemKind::Refused)?;
+    fails("opening another's", fixture.journal().open(&plan, &[]), ProblemKind::Refused)?;
     is_there(fixture, &[(&plan, &records()[..1])])
 }
 

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use crate::capture::{self, CapturePlan, Engine, MachineFile, NVRAM};
+use crate::capture::{self, CapturePlan, MachineFile, NVRAM};
 use crate::definition::Definition;
 use crate::engine::definition_of;
-use crate::foreign::{Foreign, Known, of_guest, without_a_point};
-use crate::inventory::{Guest, GuestState, Snapshot};
+use crate::inventory::{Guest, Snapshot};
 use crate::name::{GuestUuid, Volume};
 use crate::ports::{Answer, FoundPoint, World};
 use crate::problem::{Problem, ProblemKind};
@@ -174,87 +173,4 @@ fn snapshots_of(world: &World<'_>, mut volumes: Vec<Volume>) -> Answer<Vec<Snaps
     volumes.dedup();
     let found = world.storage.snapshots(&volumes)?;
     Ok(found.into_iter().map(|it| it.snapshot).collect())
-}
-
-/// What is foreign on this host, or about one guest. What an operation of ours is at work on, or was
-/// until it died, is passed over: it is for the journal to judge. Snapshots are looked at of guests that
-/// have points in this store.
-///
-/// # Errors
-/// What could not be looked at.
-pub fn find_foreign(world: &World<'_>, only: Option<&GuestUuid>) -> Answer<Vec<Foreign>> {
-    let mut busy = guests_at_work(world)?;
-    let staged = world.homes.staged()?;
-    // One whose definition cannot be read is for doctor to name.
-    let read = |it: Guest| Some((definition_of(&it).ok()?, it));
-    let (definitions, guests): (Vec<_>, Vec<_>) = world
-        .hypervisor
-        .guests()?
-        .into_iter()
-        .filter(|it| only.is_none_or(|only| it.uuid == *only))
-        .filter_map(read)
-        .unzip();
-    let volumes = volumes_of(world, &guests)?;
-    let listed: BTreeSet<_> = volumes.iter().flatten().cloned().collect();
-    let snapshots = world.storage.snapshots(&listed.into_iter().collect::<Vec<_>>())?;
-    // Whoever took one of these is in the journal still, or has published its point by now.
-    busy.extend(guests_at_work(world)?);
-    let points = world.homes.points()?;
-    let mut found = Vec::new();
-    let mut ours = BTreeSet::new();
-    for ((guest, definition), volumes) in guests.iter().zip(&definitions).zip(volumes) {
-        if busy.contains(&guest.uuid) {
-            continue;
-        }
-        if points.iter().any(|it| it.guest == guest.uuid) {
-            ours.extend(volumes);
-        }
-        match foreign_about(world, guest, definition, &points) {
-            Ok(about) => found.extend(about),
-            // It is gone meanwhile.
-            Err(problem) if problem.kind == ProblemKind::NotFound => {}
-            Err(problem) => return Err(problem),
-        }
-    }
-    if busy.is_empty() {
-        let of_ours = snapshots.into_iter().filter(|it| ours.contains(&it.snapshot.volume));
-        found.extend(without_a_point(&of_ours.collect::<Vec<_>>(), &points));
-    }
-    let left = staged.into_iter().filter(|(uuid, point, _)| {
-        only.is_none_or(|it| it == uuid)
-            && !busy.contains(uuid)
-            && points.iter().all(|it| it.id != *point)
-    });
-    found.extend(left.map(|(_, point, folder)| Foreign {
-        subject: format!("point {point}"),
-        what: format!("was staged in {} and never published", folder.display()),
-        remedy: format!("'rm -r {}' removes it", folder.display()),
-    }));
-    Ok(found)
-}
-
-fn guests_at_work(world: &World<'_>) -> Answer<BTreeSet<GuestUuid>> {
-    let entries = world.journal.entries()?;
-    let uuids = entries.iter().flat_map(|it| it.plan.guests()).map(|it| it.1.clone());
-    Ok(uuids.collect())
-}
-
-fn foreign_about(
-    world: &World<'_>,
-    guest: &Guest,
-    definition: &Definition,
-    points: &[FoundPoint],
-) -> Answer<Vec<Foreign>> {
-    let its = points.iter().filter(|it| it.guest == guest.uuid);
-    let manifests: Vec<_> = its.filter_map(|it| it.manifest.as_ref().ok()).collect();
-    let was_streamed = manifests.iter().any(|it| it.engine == Engine::Instant);
-    Ok(of_guest(&Known {
-        guest,
-        definition,
-        snapshots: world.hypervisor.snapshots(&guest.uuid)?,
-        streams: was_streamed
-            && guest.state == GuestState::Running
-            && world.hypervisor.streams(&guest.uuid)?,
-        newest: manifests.into_iter().max_by_key(|it| it.time),
-    }))
 }

@@ -8,7 +8,8 @@ use super::{Fake, FakePoint, FakeStream, State, managed_save_image};
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestUuid, PointId};
 use crate::ports::{
-    Answer, FileContent, FoundPoint, Homes, MemoryStream, NamedFile, Published, StoreFacts,
+    Answer, FileContent, FoundPoint, Homes, MemoryStream, NamedFile, Published, STAGED_PLAN,
+    StoreFacts, Unfinished,
 };
 use crate::problem::Problem;
 
@@ -95,8 +96,9 @@ impl Homes for Fake {
             "seal memory",
             |_| {},
             |state| {
-                let memory = state.point(point)?.memory;
-                let count = memory.ok_or_else(|| Problem::not_found("no memory image"))?;
+                let point = state.point(point)?;
+                let count = point.memory.ok_or_else(|| Problem::not_found("no memory image"))?;
+                point.sealed = true;
                 Ok(MemoryImage { bytes: Bytes(count), blake3: format!("ram-{count}") })
             },
         )
@@ -125,6 +127,7 @@ impl Homes for Fake {
                 if manifest.memory.is_some() && point.memory.is_none() {
                     return Err(Problem::failed("the memory image is gone"));
                 }
+                point.files.remove(STAGED_PLAN);
                 point.manifest = Some(manifest.clone());
                 Ok(Published { stored: Bytes(1), home_snapshot: None })
             },
@@ -144,15 +147,6 @@ impl Homes for Fake {
         )
     }
 
-    fn staged(&self) -> Answer<Vec<(GuestUuid, PointId, PathBuf)>> {
-        self.look(|state| {
-            let staged = state.points.iter().filter(|(_, (_, point))| point.manifest.is_none());
-            Ok(staged
-                .map(|(id, (guest, _))| (guest.clone(), id.clone(), folder(guest, id)))
-                .collect())
-        })
-    }
-
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         self.look(|state| {
             let found = state.points.iter().filter_map(|(id, (guest, point))| {
@@ -168,6 +162,20 @@ impl Homes for Fake {
                 })
             });
             Ok(found.collect())
+        })
+    }
+
+    fn unfinished(&self) -> Answer<Vec<Unfinished>> {
+        self.look(|state| {
+            let staged = state.points.iter().filter(|(_, (_, point))| point.manifest.is_none());
+            let unfinished =
+                |(id, (guest, point)): (&PointId, &(GuestUuid, FakePoint))| Unfinished {
+                    guest: guest.clone(),
+                    id: id.clone(),
+                    path: folder(guest, id),
+                    plan: point.files.get(STAGED_PLAN).cloned(),
+                };
+            Ok(staged.map(unfinished).collect())
         })
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::storage::missing;
 use super::{Fake, FakeGuest, FakeJob, FakeStream, State, managed_save_image};
 use crate::definition::Definition;
-use crate::inventory::{Guest, GuestState, Session};
+use crate::inventory::{Activity, Guest, GuestState, Session};
 use crate::name::{GuestName, GuestUuid};
 use crate::ports::{Answer, Commit, Hypervisor, MemoryStream, OverlayDisk, Pause};
 use crate::problem::{Problem, ProblemKind};
@@ -24,12 +24,12 @@ impl Hypervisor for Fake {
         self.look(|state| Ok(state.guest(guest)?.report(guest)))
     }
 
-    fn snapshots(&self, _: &GuestUuid) -> Answer<Vec<String>> {
-        Ok(Vec::new())
-    }
-
-    fn streams(&self, guest: &GuestUuid) -> Answer<bool> {
-        self.look(|state| Ok(state.guest(guest)?.stream.is_some()))
+    fn activity(&self, guest: &GuestUuid) -> Answer<Activity> {
+        self.look(|state| {
+            let guest = state.guest(guest)?;
+            let background_snapshot = guest.stream.is_some();
+            Ok(Activity { background_snapshot, ..guest.activity.clone() })
+        })
     }
 
     fn version(&self) -> Answer<String> {

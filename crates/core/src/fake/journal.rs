@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use super::{Fake, State};
 use crate::name::PointId;
 use crate::operation::{JournalEntry, Plan, Record};
-use crate::ports::{Answer, Clock, Journal};
+use crate::ports::{Answer, Clock, DamagedEntry, Journal};
 use crate::problem::Problem;
 
 impl Journal for Fake {
-    fn open(&self, plan: &Plan) -> Answer<()> {
+    fn open(&self, plan: &Plan, records: &[Record]) -> Answer<()> {
         self.change(
             "open journal",
             |_| {},
@@ -18,23 +18,26 @@ impl Journal for Fake {
                 if state.entry(plan.id()).is_ok() {
                     return Err(Problem::refused(format!("entry {} is open", plan.id())));
                 }
-                let text = to_text(plan)?;
-                state.entries.push((plan.id().clone(), text, Vec::new()));
+                let plan = from_text(&to_text(plan)?)?;
+                let lines = records.iter().map(to_text).collect::<Answer<_>>()?;
+                state.entries.push((plan, lines));
                 Ok(())
             },
         )
     }
 
     fn append(&self, plan: &Plan, records: &[Record]) -> Answer<()> {
-        self.change(
-            "append to journal",
-            |_| {},
-            |state| {
-                let lines: Vec<_> = records.iter().map(to_text).collect::<Answer<_>>()?;
-                state.entry(plan.id())?.extend(lines);
-                Ok(())
-            },
-        )
+        let write = |state: &mut State, records: &[Record]| -> Answer<()> {
+            let lines: Vec<_> = records.iter().map(to_text).collect::<Answer<_>>()?;
+            state.entry(plan.id())?.extend(lines);
+            Ok(())
+        };
+        let half = |state: &mut State| {
+            // The last line is torn, and counts as not written.
+            let whole = records.split_last().map_or(records, |(_, whole)| whole);
+            write(state, whole).ok();
+        };
+        self.change("append to journal", half, |state| write(state, records))
     }
 
     fn close(&self, plan: &Plan) -> Answer<()> {
@@ -42,7 +45,7 @@ impl Journal for Fake {
             "close journal",
             |_| {},
             |state| {
-                state.entries.retain(|(id, _, _)| id != plan.id());
+                state.entries.retain(|it| it.0.id() != plan.id());
                 Ok(())
             },
         )
@@ -50,15 +53,37 @@ impl Journal for Fake {
 
     fn entries(&self) -> Answer<Vec<JournalEntry>> {
         self.look(|state| {
-            let read = |(_, plan, records): &(PointId, String, Vec<String>)| {
+            let read = |(plan, records): &(Plan, Vec<String>)| {
                 let records = records.iter().map(|line| from_text::<Record>(line));
-                Ok(JournalEntry {
-                    plan: from_text(plan)?,
-                    records: records.collect::<Answer<_>>()?,
-                })
+                Ok(JournalEntry { plan: plan.clone(), records: records.collect::<Answer<_>>()? })
             };
-            state.entries.iter().map(read).collect()
+            let sound = state.entries.iter().filter(|it| !state.damaged.contains(it.0.id()));
+            sound.map(read).collect()
         })
+    }
+
+    fn damaged(&self) -> Answer<Vec<DamagedEntry>> {
+        self.look(|state| {
+            let damaged = |(plan, _): &(Plan, Vec<String>)| DamagedEntry {
+                id: plan.id().clone(),
+                plan: Some(plan.clone()),
+                problem: Problem::refused(format!("entry {} is damaged", plan.id())),
+            };
+            let entries = state.entries.iter().filter(|it| state.damaged.contains(it.0.id()));
+            Ok(entries.map(damaged).collect())
+        })
+    }
+
+    fn set_aside(&self, entry: &DamagedEntry) -> Answer<()> {
+        self.change(
+            "set entry aside",
+            |_| {},
+            |state| {
+                state.entries.retain(|it| *it.0.id() != entry.id);
+                state.damaged.remove(&entry.id);
+                Ok(())
+            },
+        )
     }
 }
 
@@ -73,7 +98,7 @@ fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Answer<T> {
 impl State {
     fn entry(&mut self, id: &PointId) -> Answer<&mut Vec<String>> {
         let missing = || Problem::not_found(format!("no entry {id}"));
-        self.entries.iter_mut().find(|it| it.0 == *id).map(|it| &mut it.2).ok_or_else(missing)
+        self.entries.iter_mut().find(|it| it.0.id() == id).map(|it| &mut it.1).ok_or_else(missing)
     }
 }
 

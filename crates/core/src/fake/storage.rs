@@ -73,6 +73,21 @@ impl Storage for Fake {
         Ok(())
     }
 
+    fn destroy_command(&self, snapshot: &Snapshot) -> String {
+        format!("destroy {} of {}", snapshot.name, snapshot.volume)
+    }
+
+    fn backing(&self, image: &Path) -> Answer<Option<PathBuf>> {
+        self.look(|state| Ok(state.files.get(image).and_then(|it| it.backing.clone())))
+    }
+
+    fn list(&self, folder: &Path) -> Answer<Vec<PathBuf>> {
+        self.look(|state| {
+            let inside = state.files.keys().filter(|it| it.parent() == Some(folder));
+            Ok(inside.cloned().collect())
+        })
+    }
+
     fn destroy(&self, snapshots: &[Snapshot]) -> Answer<()> {
         let half = |state: &mut State| {
             if let [first, _, ..] = snapshots {

@@ -122,6 +122,16 @@ fn snapshot(volume: &Volume, name: &PointName, uuid: &str) -> Answer<Snapshot> {
     Ok(Snapshot { volume: volume.clone(), name: name.clone(), id })
 }
 
+/// The command by which an administrator destroys a snapshot.
+pub(crate) fn destroy_command(snapshot: &Snapshot) -> String {
+    match SnapshotFolder::of(&snapshot.volume) {
+        Ok(folder) => {
+            format!("btrfs subvolume delete {}", folder.place(&snapshot.name).display())
+        }
+        Err(problem) => problem.message,
+    }
+}
+
 /// Destroys a snapshot, looked up by name and identity.
 pub(crate) fn destroy(snapshot: &Snapshot) -> Answer<()> {
     let folder = SnapshotFolder::of(&snapshot.volume)?;

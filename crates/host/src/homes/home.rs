@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use vitrify_core::manifest::{Manifest, MemoryImage};
 use vitrify_core::name::{Bytes, GuestUuid, PointId};
-use vitrify_core::ports::{Answer, FileContent, NamedFile, Published};
+use vitrify_core::ports::{Answer, FileContent, NamedFile, Published, STAGED_PLAN, Unfinished};
 use vitrify_core::problem::{Problem, ProblemKind};
 
 use super::ground::{Ground, shares_blocks};
@@ -57,14 +57,6 @@ impl Home {
         self.path.join("incoming").join(id)
     }
 
-    /// The points that are staged, and where.
-    pub(super) fn staged(&self) -> Answer<Vec<(PointId, PathBuf)>> {
-        let folder = self.path.join("incoming");
-        let found = names(&folder)?.into_iter();
-        let ids = found.filter_map(|it| it.parse::<PointId>().ok());
-        Ok(ids.map(|id| (id.clone(), self.incoming(&id))).collect())
-    }
-
     /// Where libvirt writes a staged point's memory to.
     pub(super) fn dump(&self, id: &PointId) -> PathBuf {
         self.incoming(id).join(DUMP)
@@ -73,6 +65,22 @@ impl Home {
     /// Where an operation may put a save image for libvirt.
     pub(super) fn save_image(&self, operation: &PointId) -> PathBuf {
         self.path.join("outgoing").join(format!("{operation}.save"))
+    }
+
+    /// What was begun in it.
+    pub(super) fn unfinished(&self) -> Answer<Vec<Unfinished>> {
+        let mut found = Vec::new();
+        for (folder, suffix) in [("incoming", ""), ("outgoing", ".save")] {
+            let folder = self.path.join(folder);
+            for name in names(&folder)? {
+                let id = name.strip_suffix(suffix).and_then(|id| id.parse().ok());
+                let Some(id) = id else { continue };
+                let path = folder.join(&name);
+                let plan = fs::read_to_string(path.join(STAGED_PLAN)).ok();
+                found.push(Unfinished { guest: self.guest.clone(), id, path, plan });
+            }
+        }
+        Ok(found)
     }
 
     /// Makes the home where it is missing.
@@ -198,6 +206,7 @@ impl Home {
     fn complete(&self, manifest: &Manifest) -> Answer<()> {
         let (id, incoming) = (&manifest.id, self.incoming(&manifest.id));
         self.check_sealed(manifest)?;
+        unlink(&incoming.join(STAGED_PLAN))?;
         let content = FileContent::Text(manifest.to_text());
         lay(&incoming, &NamedFile { name: MANIFEST.into(), content })?;
         sync_tree(&incoming)?;

@@ -35,18 +35,26 @@ pub(super) struct Content {
 /// A file that cannot be believed.
 #[derive(Debug)]
 pub(super) enum Bad {
-    /// A line that others follow is not as it was written.
-    Line(usize),
+    /// A line that others follow is not as it was written. The first may be.
+    Line(usize, Option<Box<Plan>>),
     /// It was written by another version.
     Version(u64),
 }
 
 impl Bad {
+    /// The plan, where that can be read.
+    pub(super) fn plan(self) -> Option<Plan> {
+        match self {
+            Self::Line(_, plan) => plan.map(|it| *it),
+            Self::Version(_) => None,
+        }
+    }
+
     /// What to tell about the file.
     pub(super) fn problem(&self, path: &Path) -> Problem {
         let path = path.display();
         match self {
-            Self::Line(number) => {
+            Self::Line(number, _) => {
                 let message = format!("line {} of the journal entry {path} is damaged", number + 1);
                 Problem::new(ProblemKind::Refused, message).hint(
                     "what was being done to that guest must be judged by hand; \
@@ -75,30 +83,34 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Content>, Bad> {
     for (number, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
         start += line.len();
         let Some(json) = checked(number, line) else {
-            return if start == bytes.len() { Ok(content) } else { Err(Bad::Line(number)) };
+            return if start == bytes.len() { Ok(content) } else { Err(bad_line(number, content)) };
         };
-        match &mut content {
-            None => {
-                let valid_bytes = start as u64;
-                content = Some(Content { header: header(json)?, records: Vec::new(), valid_bytes });
-            }
-            Some(content) => {
-                let record = serde_json::from_slice(json).map_err(|_| Bad::Line(number))?;
+        let valid_bytes = start as u64;
+        content = Some(match content {
+            None => Content { header: header(json)?, records: Vec::new(), valid_bytes },
+            Some(mut content) => {
+                let Ok(record) = serde_json::from_slice(json) else {
+                    return Err(bad_line(number, Some(content)));
+                };
                 content.records.push(record);
-                content.valid_bytes = start as u64;
+                Content { valid_bytes, ..content }
             }
-        }
+        });
     }
     Ok(content)
 }
 
+fn bad_line(number: usize, content: Option<Content>) -> Bad {
+    Bad::Line(number, content.map(|it| Box::new(it.header.plan)))
+}
+
 fn header(json: &[u8]) -> Result<Header, Bad> {
-    let value: serde_json::Value = serde_json::from_slice(json).map_err(|_| Bad::Line(0))?;
+    let value: serde_json::Value = serde_json::from_slice(json).map_err(|_| Bad::Line(0, None))?;
     let version = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
     if version != u64::from(VERSION) {
         return Err(Bad::Version(version));
     }
-    serde_json::from_value(value).map_err(|_| Bad::Line(0))
+    serde_json::from_value(value).map_err(|_| Bad::Line(0, None))
 }
 
 /// The line's JSON, if the line is whole.

@@ -68,7 +68,7 @@ fn written() -> (TempDir, PathBuf, Vec<usize>) {
     let scratch = tempfile::tempdir().unwrap();
     let journal = FileJournal::open(scratch.path().join("journal")).unwrap();
     let plan = plan(1);
-    Journal::open(&journal, &plan).unwrap();
+    Journal::open(&journal, &plan, &[]).unwrap();
     let path = journal.path(plan.id());
     let length = || usize::try_from(fs::metadata(&path).unwrap().len()).unwrap();
     let mut ends = vec![length()];
@@ -81,6 +81,14 @@ fn written() -> (TempDir, PathBuf, Vec<usize>) {
 
 fn entries(path: &Path) -> Answer<Vec<JournalEntry>> {
     FileJournal::open(path.parent().unwrap()).unwrap().entries()
+}
+
+/// The one entry that cannot be believed.
+fn damaged(path: &Path) -> DamagedEntry {
+    assert!(entries(path).unwrap().is_empty());
+    let found = FileJournal::open(path.parent().unwrap()).unwrap().damaged().unwrap();
+    assert_eq!(found.len(), 1);
+    found.into_iter().next().unwrap()
 }
 
 #[test]
@@ -97,9 +105,9 @@ fn oldest_first_and_gone_when_closed() {
     let scratch = tempfile::tempdir().unwrap();
     let journal = FileJournal::open(scratch.path()).unwrap();
     for number in [3, 1, 2] {
-        Journal::open(&journal, &plan(number)).unwrap();
+        Journal::open(&journal, &plan(number), &[]).unwrap();
     }
-    let again = Journal::open(&journal, &plan(3)).unwrap_err();
+    let again = Journal::open(&journal, &plan(3), &[]).unwrap_err();
     assert_eq!(again.kind, ProblemKind::Refused);
     let order = |journal: &FileJournal| -> Vec<_> {
         journal.entries().unwrap().into_iter().map(|entry| entry.plan).collect()
@@ -156,8 +164,9 @@ fn one_changed_byte() {
         if place + 1 >= ends[ends.len() - 2] {
             assert_eq!(entries(&path).unwrap()[0].records, records()[..line - 1], "{place}");
         } else {
-            let problem = entries(&path).unwrap_err();
-            assert_eq!(problem.kind, ProblemKind::Refused);
+            let DamagedEntry { id, plan: read, problem } = damaged(&path);
+            assert_eq!((&id, problem.kind), (plan(1).id(), ProblemKind::Refused));
+            assert_eq!(read, (line > 0).then(|| plan(1)), "{place}");
             let wanted = format!("line {} of the journal entry {}", line + 1, path.display());
             assert!(problem.message.starts_with(&wanted), "{place}: {problem}");
         }
@@ -171,11 +180,28 @@ fn lines_cannot_change_places() {
     let swapped =
         [&whole[..ends[0]], &whole[ends[1]..ends[2]], &whole[ends[0]..ends[1]], &whole[ends[2]..]];
     fs::write(&path, swapped.concat()).unwrap();
-    assert!(entries(&path).is_err());
+    damaged(&path);
     fs::write(&path, &whole).unwrap();
     let renamed = path.with_file_name("00000002-7d4e-4c0e-9b3c-0d1f5f0e2a11.jsonl");
     fs::rename(&path, &renamed).unwrap();
-    assert!(entries(&path).unwrap_err().message.contains("of another operation"));
+    let found = damaged(&path);
+    assert!(found.plan.is_none() && found.problem.message.contains("of another operation"));
+}
+
+#[test]
+fn one_damaged_entry_keeps_no_other_and_can_be_set_aside() {
+    let (_scratch, path, ends) = written();
+    let mut torn = fs::read(&path).unwrap();
+    torn[ends[1]] ^= 0x04;
+    fs::write(&path, &torn).unwrap();
+    let journal = FileJournal::open(path.parent().unwrap()).unwrap();
+    Journal::open(&journal, &plan(2), &[]).unwrap();
+    assert_eq!(journal.entries().unwrap().len(), 1);
+    let found = journal.damaged().unwrap();
+    journal.set_aside(&found[0]).unwrap();
+    assert!(journal.damaged().unwrap().is_empty());
+    assert_eq!(fs::read(path.with_extension("damaged")).unwrap(), torn);
+    Journal::open(&journal, &plan(1), &[]).unwrap();
 }
 
 #[test]
@@ -183,7 +209,7 @@ fn another_version_is_refused() {
     let (_scratch, path, _) = written();
     let later = line(0, &json!({ "version": 2, "what": "ever" })).unwrap();
     fs::write(&path, later).unwrap();
-    let problem = entries(&path).unwrap_err();
+    let problem = damaged(&path).problem;
     assert_eq!(problem.kind, ProblemKind::Refused);
     assert!(problem.message.contains("version 2") && problem.hint.is_some(), "{problem}");
 }

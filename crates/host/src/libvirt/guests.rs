@@ -87,16 +87,6 @@ impl Libvirt {
         })
     }
 
-    pub(super) fn external_snapshots(&self, guest: &GuestUuid) -> Answer<Vec<String>> {
-        let domain = self.domain(guest)?;
-        let failed = |error: Error| {
-            problem(format!("cannot list the snapshots of guest '{}'", name_of(&domain)), &error)
-        };
-        let found =
-            domain.list_all_snapshots(c::VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL).map_err(failed)?;
-        found.iter().map(|it| it.name().map_err(failed)).collect()
-    }
-
     /// What a guest is doing, and in which life. Ask with a fresh lookup.
     pub(super) fn life(&self, domain: &Domain) -> Answer<(GuestState, Option<Session>)> {
         let name = name_of(domain);

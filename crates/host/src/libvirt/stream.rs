@@ -102,6 +102,11 @@ impl Libvirt {
         version.map_err(|error| problem("cannot ask for QEMU's version", &error))
     }
 
+    /// Whether a guest's QEMU has the capability on.
+    pub(super) fn is_capable(&self, guest: &GuestUuid) -> Answer<bool> {
+        Monitor::of(&self.domain(guest)?).is_capable()
+    }
+
     pub(super) fn open_memory_stream(
         &self,
         guest: &GuestUuid,
@@ -181,11 +186,6 @@ impl Libvirt {
         stood_still(&self.log, mark, guest, begun)
             .then_some(setup)
             .ok_or_else(|| resumed(&monitor.guest))
-    }
-
-    /// Whether the capability is on.
-    pub(super) fn may_stream(&self, guest: &GuestUuid) -> Answer<bool> {
-        Monitor::of(&self.domain(guest)?).is_capable()
     }
 
     pub(super) fn close_memory_stream(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {

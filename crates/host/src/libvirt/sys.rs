@@ -67,6 +67,32 @@ pub(super) fn job_operation(domain: &Domain) -> Result<Option<u32>, Error> {
     Ok((kind.cast_unsigned() != c::VIR_DOMAIN_JOB_NONE).then_some(operation.cast_unsigned()))
 }
 
+/// `virDomainGetBlockJobInfo`: which kind of job (`virDomainBlockJobType`) a disk has, if it has one.
+pub(super) fn block_job(domain: &Domain, target: &str) -> Result<Option<u32>, Error> {
+    let target = CString::new(target)?;
+    let mut info = c::virDomainBlockJobInfo { type_: 0, bandwidth: 0, cur: 0, end: 0 };
+    // SAFETY: the pointer lives as long as `domain`, the rest as long as this function.
+    let found =
+        unsafe { c::virDomainGetBlockJobInfo(domain.as_ptr(), target.as_ptr(), &raw mut info, 0) };
+    checked(found)?;
+    Ok((found > 0).then_some(info.type_.cast_unsigned()))
+}
+
+/// `virDomainGetMessages`: how many things taint the domain.
+pub(super) fn taints(domain: &Domain) -> Result<usize, Error> {
+    let mut messages: *mut *mut c_char = ptr::null_mut();
+    let flags = c::VIR_DOMAIN_MESSAGE_TAINTING;
+    // SAFETY: libvirt allocates an array of so many C strings, ours to free with C's own function.
+    unsafe {
+        let count = c::virDomainGetMessages(domain.as_ptr(), &raw mut messages, flags);
+        checked(count)?;
+        let count = usize::try_from(count).unwrap_or(0);
+        (0..count).for_each(|index| free((*messages.add(index)).cast()));
+        free(messages.cast());
+        Ok(count)
+    }
+}
+
 /// `virDomainAbortJob`.
 pub(super) fn abort_job(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the pointer lives as long as `domain`.

@@ -23,7 +23,7 @@ use crate::witness::{self, Settings};
 use crate::zfs;
 
 /// What the names of our guests and scratch volumes begin with, before the id.
-pub const PREFIX: &str = "vitrify-self-test-";
+const PREFIX: &str = "vitrify-self-test-";
 /// The version of a record.
 const VERSION: u32 = 1;
 /// The size of the witness's disk, in MiB.

@@ -1,15 +1,15 @@
 //! `vitrify repair`.
 
-use serde_json::json;
-use vitrify_core::engine::{find_foreign, take_over};
-use vitrify_core::foreign::Foreign;
-use vitrify_core::name::GuestName;
+use serde_json::{Value, json};
+use vitrify_core::capture::CapturePlan;
+use vitrify_core::engine::{look_around, lost_captures, rebuild, reopen, take_over};
+use vitrify_core::name::{GuestName, GuestUuid};
 use vitrify_core::operation::{
     Effect, Fact, JournalEntry, Next, Outcome, Plan, Record, Settle, next,
 };
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
-use vitrify_host::self_test;
+use vitrify_host::locks::Locks;
 
 use crate::args::RepairArgs;
 use crate::command::capture::{subject, unsettled};
@@ -21,41 +21,57 @@ use crate::output;
 
 pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     let host = context.host()?;
+    let mut report = Report { context, status: DONE, repairs: Vec::new() };
     let mut entries = host.world().journal.entries()?;
+    // A store that is not there keeps nobody from settling what the journal knows.
+    let mut lost = lost_captures(&host.world()).unwrap_or_else(|problem| {
+        report.add(None, Err(problem));
+        Vec::new()
+    });
+    let mut only = None;
     if let Some(guest) = &args.guest {
-        entries.retain(|entry| entry.plan.guests().iter().any(|it| it.0 == guest));
-        if entries.is_empty() {
-            // A name that nobody bears is a mistake; a guest without leftovers is in order.
-            host.guest(guest)?;
-        }
+        let uuid = uuid_of(&entries, &lost, guest);
+        // A name that nobody bears is a mistake; a guest without leftovers is in order.
+        let uuid = uuid.map_or_else(|| host.guest(guest).map(|it| it.uuid), Ok)?;
+        entries.retain(|entry| entry.plan.guests().iter().any(|it| *it.1 == uuid));
+        lost.retain(|plan| plan.members.iter().any(|it| it.guest_uuid == uuid));
+        only = Some(uuid);
     }
     let settle = match (args.commit, args.discard) {
         (true, _) => Settle::CommitOffline,
         (_, true) => Settle::Discard,
         _ => Settle::Commit,
     };
-    if let (Settle::Discard, Some(guest), false) = (settle, &args.guest, entries.is_empty()) {
+    if let (Settle::Discard, Some(guest)) = (settle, &args.guest)
+        && !(entries.is_empty() && lost.is_empty())
+    {
         let loss = format!("what guest '{guest}' wrote since the interrupted capture will be lost");
         confirm(context, guest, &loss)?;
     }
-    let mut status = DONE;
-    let mut reports = Vec::new();
+    let mut plans: Vec<_> = entries.iter().map(|it| it.plan.clone()).collect();
+    plans.extend(lost.iter().cloned().map(Plan::Capture));
     for entry in entries {
         let guest = subject(&entry.plan);
         let result = match args.dry_run {
             true => rehearse(&host, &entry, settle),
             false => settle_one(context, &host, entry, settle),
         };
-        match result {
-            Ok(None) => {}
-            Ok(Some(done)) if context.json => {
-                reports.push(json!({ "guest": guest, "result": done }));
-            }
-            Ok(Some(done)) => output::result(&format!("{guest}: {done}\n")),
-            Err(problem) => {
-                reports.push(json!({ "guest": guest, "error": problem.chain() }));
-                status = status.and(output::problem(&problem));
-            }
+        report.add(Some(&guest), result);
+    }
+    for plan in lost {
+        let guest = subject(&Plan::Capture(plan.clone()));
+        let result = match args.dry_run {
+            true => rebuild(&host.world(), plan).and_then(|entry| rehearse(&host, &entry, settle)),
+            false => settle_lost(context, &host, plan, settle),
+        };
+        report.add(Some(&guest), result);
+    }
+    for damaged in host.world().journal.damaged()? {
+        let answered = plans.iter().any(|plan| *plan.id() == damaged.id);
+        let its = damaged.plan.as_ref().map(Plan::guests);
+        let concerns = |only: &GuestUuid| its.is_none_or(|its| its.iter().any(|it| it.1 == only));
+        if !(args.dry_run && answered) && only.as_ref().is_none_or(concerns) {
+            report.add(None, Err(damaged.problem));
         }
     }
     if args.guest.is_none() {
@@ -65,43 +81,55 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
             }),
             false => sweep(context, &host),
         };
-        match left {
-            Ok(None) => {}
-            Ok(Some(done)) if context.json => {
-                reports.push(json!({ "guest": null, "result": format!("self-test: {done}") }));
-            }
-            Ok(Some(done)) => output::result(&format!("self-test: {done}\n")),
-            Err(problem) => {
-                reports.push(json!({ "guest": null, "error": problem.chain() }));
-                status = status.and(output::problem(&problem));
-            }
-        }
+        report.add(None, left.map(|left| left.map(|done| format!("self-test: {done}"))));
     }
-    let foreign = foreign(&host, args.guest.as_ref())?;
+    // What was settled is settled; what a rehearsal left as it is is told already.
+    let told = if args.dry_run { plans } else { Vec::new() };
+    let spared = context.self_test(&host).guests().unwrap_or_default();
+    let folder = &context.overlay_folder;
+    let look = look_around(&host.world(), folder, only.as_ref(), &spared, told)?;
+    look.problems.into_iter().for_each(|problem| report.add(None, Err(problem)));
     if context.json {
-        let foreign: Vec<_> = foreign
-            .iter()
-            .map(|it| json!({ "subject": it.subject, "what": it.what, "remedy": it.remedy }))
-            .collect();
-        output::json(&json!({ "version": 1, "repairs": reports, "foreign": foreign }));
+        let left_alone = json!(look.findings);
+        output::json(&json!({ "version": 1, "repairs": report.repairs, "left_alone": left_alone }));
     } else {
-        for it in foreign {
-            output::result(&format!("left alone: {}: {}; {}\n", it.subject, it.what, it.remedy));
-        }
+        look.findings.iter().for_each(|it| output::result(&format!("left alone: {it}\n")));
     }
-    Ok(status)
+    Ok(report.status)
 }
 
-/// What is not ours by recorded identity. Where there is no store, nothing tells what is.
-fn foreign(host: &Host<'_>, guest: Option<&GuestName>) -> Answer<Vec<Foreign>> {
-    let guest = match guest.map(|it| host.guest(it)) {
-        // It was settled by what the journal says of it.
-        Some(Err(problem)) if problem.kind == ProblemKind::NotFound => return Ok(Vec::new()),
-        found => found.transpose()?,
-    };
-    let mut found = find_foreign(&host.world(), guest.as_ref().map(|it| &it.uuid))?;
-    found.retain(|it| !it.subject.contains(self_test::PREFIX));
-    Ok(found)
+/// What is told of each thing that repair puts right.
+struct Report<'a> {
+    context: &'a Context,
+    status: Status,
+    repairs: Vec<Value>,
+}
+
+impl Report<'_> {
+    /// Tells of one; nothing where there was nothing to do.
+    fn add(&mut self, subject: Option<&str>, result: Answer<Option<String>>) {
+        match result {
+            Ok(None) => {}
+            Ok(Some(done)) if self.context.json => {
+                self.repairs.push(json!({ "guest": subject, "result": done }));
+            }
+            Ok(Some(done)) => {
+                let subject = subject.map(|it| format!("{it}: ")).unwrap_or_default();
+                output::result(&format!("{subject}{done}\n"));
+            }
+            Err(problem) => {
+                self.repairs.push(json!({ "guest": subject, "error": problem.chain() }));
+                self.status = self.status.and(output::problem(&problem));
+            }
+        }
+    }
+}
+
+/// The guest of this name among those that something interrupted was done to.
+fn uuid_of(entries: &[JournalEntry], lost: &[CapturePlan], guest: &GuestName) -> Option<GuestUuid> {
+    let known = entries.iter().flat_map(|it| it.plan.guests());
+    let lost = lost.iter().flat_map(|it| &it.members).map(|it| (&it.guest, &it.guest_uuid));
+    known.chain(lost).find(|it| it.0 == guest).map(|it| it.1.clone())
 }
 
 /// Settles one entry; `None` if its owner settled it meanwhile.
@@ -111,19 +139,45 @@ fn settle_one(
     entry: JournalEntry,
     settle: Settle,
 ) -> Answer<Option<String>> {
-    let uuids: Vec<_> = entry.plan.guests().into_iter().map(|it| it.1).collect();
-    let _locks = context.lock(&uuids, &entry.plan.volumes())?;
-    let name = subject(&entry.plan);
+    let _locks = lock(context, &entry.plan)?;
     // Only now is it known that nobody works on it.
     let still =
         host.world().journal.entries()?.into_iter().find(|it| it.plan.id() == entry.plan.id());
-    let Some(entry) = still else { return Ok(None) };
+    still.map(|entry| settle_locked(context, host, entry, settle)).transpose()
+}
+
+/// The same of a capture that the journal has lost.
+fn settle_lost(
+    context: &Context,
+    host: &Host<'_>,
+    plan: CapturePlan,
+    settle: Settle,
+) -> Answer<Option<String>> {
+    let _locks = lock(context, &Plan::Capture(plan.clone()))?;
+    let still = lost_captures(&host.world())?.into_iter().find(|it| it.id == plan.id);
+    let Some(plan) = still else { return Ok(None) };
+    let entry = rebuild(&host.world(), plan)?;
+    reopen(&host.world(), &entry)?;
+    settle_locked(context, host, entry, settle).map(Some)
+}
+
+fn lock(context: &Context, plan: &Plan) -> Answer<Locks> {
+    let uuids: Vec<_> = plan.guests().into_iter().map(|it| it.1).collect();
+    context.lock(&uuids, &plan.volumes())
+}
+
+fn settle_locked(
+    context: &Context,
+    host: &Host<'_>,
+    entry: JournalEntry,
+    settle: Settle,
+) -> Answer<String> {
     let is_capture = matches!(entry.plan, Plan::Capture(_));
     let first = entry.plan.guests().into_iter().next().map(|it| it.0.clone());
-    let progress = context.progress(name);
+    let progress = context.progress(subject(&entry.plan));
     let outcome = take_over(&host.world(), entry, settle, &progress)?;
     drop(progress);
-    Ok(Some(match outcome {
+    Ok(match outcome {
         Outcome::Captured { .. } => {
             "the interrupted capture was finished; its point is published".into()
         }
@@ -147,7 +201,7 @@ fn settle_one(
                 None => Problem::failed("an operation on no guest is not settled"),
             });
         }
-    }))
+    })
 }
 
 /// What would be done, if every step went well.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{misplaced, session_of};
-use crate::capture::overlay::{Found, Verdict, judge};
+use crate::capture::overlay::{Found, Refusal, Verdict, judge};
 use crate::capture::{
     CapturePlan, CoveredDisk, Engine, MachineFile, Member, MemorySource, NVRAM, doomed_volumes,
 };
@@ -12,7 +12,7 @@ use crate::engine::definition_of;
 use crate::inventory::{Disk, FoundSnapshot, Guest, GuestState, Owner, Session, Snapshot};
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::operation::{Effect, Fact, History, Settle};
-use crate::ports::{Answer, Commit, FileContent, NamedFile, OverlayDisk, World};
+use crate::ports::{Answer, Commit, FileContent, NamedFile, OverlayDisk, STAGED_PLAN, World};
 use crate::problem::{Problem, ProblemKind};
 
 /// A capture in progress.
@@ -153,6 +153,8 @@ impl MemberCapture<'_> {
 
     fn stage(&self) -> Answer<()> {
         let (world, member) = (self.set.world, self.member);
+        let plan = serde_json::to_string(self.set.plan)
+            .map_err(|error| Problem::failed("cannot write the plan down").from(error))?;
         let text = |name: &str, xml: &Option<String>| {
             let content = FileContent::Text(xml.clone()?);
             Some(NamedFile { name: name.to_owned(), content })
@@ -160,6 +162,7 @@ impl MemberCapture<'_> {
         let files: Vec<_> = text("domain.xml", &member.live_xml)
             .into_iter()
             .chain(text("domain.inactive.xml", &member.inactive_xml))
+            .chain([NamedFile { name: STAGED_PLAN.into(), content: FileContent::Text(plan) }])
             .collect();
         world.homes.stage(&member.guest_uuid, &member.point, &files)?;
 
@@ -428,17 +431,7 @@ impl MemberCapture<'_> {
         let Some(guest) = self.inspect_if_defined()? else {
             return self.settle_without_guest(disk, how);
         };
-        let definition = definition_of(&guest)?;
-        let base = world.storage.object(&disk.path)?;
-        let found = Found {
-            state: guest.state,
-            session: guest.session.as_ref(),
-            top: definition.disk(&disk.target).and_then(|it| it.source.path()).map(|it| &**it),
-            base: base.as_ref(),
-            snapshot: self.own_snapshot(disk)?,
-            commit_begun: self.commit_begun(),
-        };
-        match judge(member, disk, &found, how) {
+        match self.verdict(&guest, disk, how)? {
             Verdict::OnBase => {}
             Verdict::CommitLive => world.hypervisor.commit_overlay(&Commit {
                 guest: &member.guest_uuid,
@@ -467,6 +460,38 @@ impl MemberCapture<'_> {
             world.hypervisor.repoint_disk(&member.guest_uuid, target, path, format)?;
         }
         Ok(())
+    }
+
+    /// What is to be done about a disk. When another process's work is taken up, no disk is committed
+    /// while the base of another is not what it was.
+    fn verdict(&self, guest: &Guest, disk: &CoveredDisk, how: Settle) -> Answer<Verdict> {
+        let verdict = self.judge(guest, disk, how)?;
+        let commits = matches!(verdict, Verdict::CommitLive | Verdict::CommitOffline);
+        if !commits || self.set.history.taken_over().is_none() {
+            return Ok(verdict);
+        }
+        for other in self.member.disks.iter().filter(|it| it.target != disk.target) {
+            if let Verdict::Refuse(refusal) = self.judge(guest, other, how)?
+                && refusal.keeps_others()
+            {
+                return Ok(Verdict::Refuse(Refusal::OtherBase(other.target.clone())));
+            }
+        }
+        Ok(verdict)
+    }
+
+    fn judge(&self, guest: &Guest, disk: &CoveredDisk, how: Settle) -> Answer<Verdict> {
+        let definition = definition_of(guest)?;
+        let base = self.set.world.storage.object(&disk.path)?;
+        let found = Found {
+            state: guest.state,
+            session: guest.session.as_ref(),
+            top: definition.disk(&disk.target).and_then(|it| it.source.path()).map(|it| &**it),
+            base: base.as_ref(),
+            snapshot: self.own_snapshot(disk)?,
+            commit_begun: self.commit_begun(),
+        };
+        Ok(judge(self.member, disk, &found, how))
     }
 
     /// Nothing reads the overlay any more, but what it holds may still be wanted.

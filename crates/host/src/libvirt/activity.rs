@@ -1,0 +1,52 @@
+//! What is going on with a guest that its definitions do not tell. Changes nothing.
+
+use virt_sys as c;
+use vitrify_core::definition::Definition;
+use vitrify_core::inventory::Activity;
+use vitrify_core::name::GuestUuid;
+use vitrify_core::ports::Answer;
+use vitrify_core::problem::Problem;
+
+use super::error::problem;
+use super::guests::{name_of, xml};
+use super::{Libvirt, sys};
+
+impl Libvirt {
+    pub(super) fn activity_of(&self, guest: &GuestUuid) -> Answer<Activity> {
+        let domain = self.domain(guest)?;
+        let name = name_of(&domain);
+        let failed = |error| problem(format!("cannot see what guest '{name}' is at"), &error);
+        let snapshots = domain.list_all_snapshots(c::VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL);
+        let names = snapshots.map_err(failed)?.into_iter().map(|it| it.name());
+        let mut external_snapshots = names.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+        external_snapshots.sort();
+        let mut found = Activity { external_snapshots, ..Activity::default() };
+        if domain.id().is_none() {
+            return Ok(found);
+        }
+        let definition = Definition::parse(&xml(&domain, 0).map_err(failed)?)
+            .map_err(|error| Problem::failed(format!("guest '{name}'")).from(error))?;
+        for disk in definition.disks.into_iter().filter(|it| it.source.path().is_some()) {
+            if let Some(kind) = sys::block_job(&domain, &disk.target).map_err(failed)? {
+                found.block_jobs.push((disk.target, job_name(kind).to_owned()));
+            }
+        }
+        // libvirt never sets the capability. Who did spoke to QEMU's monitor, and that taints a guest:
+        // one that is not tainted need not be tainted by our question.
+        found.background_snapshot =
+            sys::taints(&domain).map_err(failed)? > 0 && self.is_capable(guest)?;
+        Ok(found)
+    }
+}
+
+/// `virDomainBlockJobType` in words.
+fn job_name(kind: u32) -> &'static str {
+    match kind {
+        c::VIR_DOMAIN_BLOCK_JOB_TYPE_PULL => "pull",
+        c::VIR_DOMAIN_BLOCK_JOB_TYPE_COPY => "copy",
+        c::VIR_DOMAIN_BLOCK_JOB_TYPE_COMMIT => "commit",
+        c::VIR_DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT => "active commit",
+        c::VIR_DOMAIN_BLOCK_JOB_TYPE_BACKUP => "backup",
+        _ => "unknown",
+    }
+}
