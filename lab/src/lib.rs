@@ -8,6 +8,7 @@
 //! here as skipped. Everything is removed when it is dropped. Needs root and what `cargo xtask setup`
 //! provides; guests are emulated, no KVM is needed.
 
+pub mod chaos;
 pub mod cpio;
 pub mod draw;
 pub mod dump;
@@ -25,6 +26,7 @@ pub mod run;
 pub mod scene;
 pub mod scratch;
 pub mod serial;
+pub mod trace;
 pub mod vitrify;
 pub mod work;
 pub mod world;

@@ -13,7 +13,7 @@ use crate::scratch::{Scratch, complain};
 pub(crate) mod trouble;
 pub(crate) mod zfs;
 
-pub use trouble::{Frozen, Slow};
+pub use trouble::{Frozen, Full, Slow};
 use zfs::Zpool;
 
 /// How long a busy pool may take to become idle before it is only detached.
@@ -192,6 +192,14 @@ impl Pool {
     /// What `fsfreeze` says.
     pub fn freeze(&self) -> Result<Frozen, PoolError> {
         Frozen::make(&self.mountpoint)
+    }
+
+    /// Leaves no more room than so many MiB on a Btrfs or a ZFS pool.
+    ///
+    /// # Errors
+    /// What the system or ZFS says.
+    pub fn fill(&self, left_mib: u64) -> Result<Full, PoolError> {
+        Full::make(self, left_mib)
     }
 
     fn zpool(&self) -> Result<&Zpool, PoolError> {

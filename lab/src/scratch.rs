@@ -57,6 +57,26 @@ pub(crate) fn parent() -> PathBuf {
     set.map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
 }
 
+/// Has what this process made outlive it: nobody sweeps it away until the file is removed that this
+/// answers with.
+///
+/// # Errors
+/// What the file system says.
+pub(crate) fn keep() -> io::Result<PathBuf> {
+    let mark = mark(std::process::id());
+    fs::write(&mark, "")?;
+    Ok(mark)
+}
+
+/// Whether a process wanted that.
+pub(crate) fn is_kept(process: u32) -> bool {
+    mark(process).exists()
+}
+
+fn mark(process: u32) -> PathBuf {
+    parent().join(format!("{PREFIX}{process}.kept"))
+}
+
 /// The process that made a directory, if its name is one of ours.
 pub(crate) fn owner(path: &Path) -> Option<u32> {
     let name = path.file_name()?.to_str()?.strip_prefix(PREFIX)?;

@@ -1,5 +1,6 @@
 //! Removes what lab programs left behind that were killed: they could not clean up, their guests,
-//! pools and mounts stay. Only what carries the id of a process that is gone is touched.
+//! pools and mounts stay. Only what carries the id of a process that is gone, and that did not want
+//! it kept, is touched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,13 +21,13 @@ pub(crate) fn once() {
             trouble::sweep(&directory.join("pool"));
         }
         let names = virsh(&["list", "--all", "--name"]).unwrap_or_default();
-        for name in names.lines().filter(|name| world::owner(name).is_some_and(is_gone)) {
+        for name in names.lines().filter(|name| world::owner(name).is_some_and(is_abandoned)) {
             guest::remove(name);
         }
         for name in names.lines().filter(|name| is_self_test_of_the_dead(name)) {
             guest::remove(name);
         }
-        zfs::sweep(is_gone);
+        zfs::sweep(is_abandoned);
         for directory in left_behind() {
             let mountpoint = directory.join("pool").display().to_string();
             // Most have no pool mounted, or none at all.
@@ -44,14 +45,18 @@ fn is_self_test_of_the_dead(name: &str) -> bool {
         && virsh(&["domblklist", name]).is_ok_and(|disks| {
             let paths = disks.split_whitespace().map(Path::new);
             let mut folders = paths.flat_map(Path::ancestors);
-            folders.any(|it| scratch::owner(it).is_some_and(is_gone))
+            folders.any(|it| scratch::owner(it).is_some_and(is_abandoned))
         })
 }
 
 fn left_behind() -> Vec<PathBuf> {
     let entries = fs::read_dir(scratch::parent()).into_iter().flatten().flatten();
-    let of_the_dead = |path: &PathBuf| scratch::owner(path).is_some_and(is_gone);
+    let of_the_dead = |path: &PathBuf| scratch::owner(path).is_some_and(is_abandoned);
     entries.map(|entry| entry.path()).filter(of_the_dead).collect()
+}
+
+fn is_abandoned(process: u32) -> bool {
+    is_gone(process) && !scratch::is_kept(process)
 }
 
 /// Whether a process has ended; one whose end its parent did not look at yet has.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::guest::{Guest, GuestError, Witness};
 use crate::pool::{Kind, Pool, PoolError};
 use crate::proof;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::sweep;
 use crate::vitrify::Vitrify;
 
@@ -84,6 +84,17 @@ impl World {
         fs::write(note, words.join("\n"))?;
         std::mem::forget(self);
         Ok(())
+    }
+
+    /// Keeps it and its guests for a person to look at. The answer is a file: once that is removed,
+    /// the next program of the lab clears all of it away.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn keep(self) -> io::Result<PathBuf> {
+        let mark = scratch::keep();
+        std::mem::forget(self);
+        mark
     }
 
     /// A world on ZFS that an earlier process left. It cannot have new guests.

@@ -2,8 +2,6 @@
 //! the host back to order.
 
 use std::error::Error;
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,9 +10,9 @@ use serde_json::Value;
 use vitrify_lab::harness::{self, Outcome};
 use vitrify_lab::journal::Journal;
 use vitrify_lab::leftovers::entries;
-use vitrify_lab::run::must;
 use vitrify_lab::scene::{BOOT, Point, SOON, Scene};
 use vitrify_lab::serial::Status;
+use vitrify_lab::trace::everything;
 use vitrify_lab::world::World;
 use witness::line::From;
 
@@ -293,11 +291,11 @@ fn a_rehearsal_changes_nothing() -> Outcome {
         scene.guest.serial.skip_to_end()?;
         scene.guest.serial.count_reaches(point.counts.end() + 100, BOOT)?;
         strike(&scene, arguments, lines)?.ok_or("it was not caught")?;
-        let before = everything(&scene)?;
+        let before = everything(&scene.world, &scene.guest)?;
         for command in [&["repair", "--dry-run"][..], &["repair", &guest, "--dry-run", "--json"]] {
             let said = scene.vitrify(0, command)?;
             assert!(said.stdout.contains("would "), "{}", said.stdout);
-            assert_eq!(everything(&scene)?, before, "{command:?}");
+            assert_eq!(everything(&scene.world, &scene.guest)?, before, "{command:?}");
         }
         repair(&scene)?;
         let said = scene.vitrify(0, &["repair", &guest, "--dry-run"])?;
@@ -305,26 +303,4 @@ fn a_rehearsal_changes_nothing() -> Outcome {
         scene.is_well()?;
     }
     Ok(())
-}
-
-/// All that a repair could change: every path with its inode, the journal word for word, the guest
-/// as libvirt has it. Contents of disks change by themselves.
-fn everything(scene: &Scene) -> Result<String, Box<dyn Error>> {
-    let mut text = String::new();
-    let pool = scene.world.pool.path().display().to_string();
-    let state = scene.world.vitrify.state();
-    let locks = state.join("locks");
-    let places = [pool.as_str(), &state.display().to_string()];
-    let found = must("find", &[&places[..], &["-printf", "%i %p\n"]].concat())?;
-    let not_locks = |line: &&str| !line.contains(locks.to_str().unwrap_or("locks"));
-    let mut found: Vec<_> = found.lines().filter(not_locks).collect();
-    found.sort_unstable();
-    text += &found.join("\n");
-    for entry in entries(&state.join("journal"))? {
-        text += &fs::read_to_string(Path::new(&entry))?;
-    }
-    text += &scene.guest.state()?;
-    text += &scene.guest.xml()?;
-    text += &scene.guest.virsh("dumpxml", &["--inactive"])?;
-    Ok(text)
 }

@@ -27,6 +27,8 @@ cargo xtask lab shell failed    a shell in the world that was kept when a ZFS te
 
 /// The names of the test programs that run in it begin so.
 const TESTS: &[&str] = &["zfs_"];
+/// The lab's program that draws and plays rounds of chaos.
+const CHAOS: &str = "chaos";
 /// In seconds. A test program that takes longer hangs.
 const TEST_LIMIT: &str = "3600";
 
@@ -90,10 +92,21 @@ pub(crate) fn power_loss(options: &[&str]) -> Result<(), Failure> {
         .map_err(|failure| Failure::new(format!("{failure}\n{}", machine.keep())))
 }
 
+/// Plays rounds of chaos in it.
+pub(crate) fn chaos(options: &[&str]) -> Result<(), Failure> {
+    let (machine, _) = boot()?;
+    let failure = match machine.follow(&[&[CHAOS], options].concat(), say) {
+        Ok(status) if status.success() => return Ok(()),
+        Ok(status) => format!("{CHAOS} failed ({status})"),
+        Err(error) => format!("cannot run ssh: {error}"),
+    };
+    Err(Failure::new(format!("{failure}\n{}", machine.keep())))
+}
+
 fn boot() -> Result<(Machine, Payload), Failure> {
     setup()?;
     let image = Image::ensure()?;
-    let payload = Payload::build(TESTS, &[power::PROGRAM])?;
+    let payload = Payload::build(TESTS, &[power::PROGRAM, CHAOS])?;
     let machine = Machine::boot(image, Some(&payload))?;
     Ok((machine, payload))
 }

@@ -27,6 +27,8 @@ cargo xtask test [STEP…]        set up, then every check and test, the lab's i
                                 these: setup, format, clippy, deny, doc, unit, lab, stock, zfs
 cargo xtask bench pause [ARG…]  set up, build, and measure how long captures pause a guest
 cargo xtask bench memory [ARG…] the same for what memory images cost
+cargo xtask chaos [ARG…]        set up, build, and play rounds of chaos: random guests, operations
+                                and trouble, one repair, then all must be well; --help tells more
 cargo xtask stock -- CMD…       run CMD beside the release's own libvirt and QEMU, in a chroot with
                                 the release binary, the witness and the tests for them
 cargo xtask lab                 what there is to do with the ZFS machine
@@ -54,6 +56,10 @@ fn task(words: &[&str]) -> Result<ExitCode, Failure> {
         ["demo"] => steps::program("demo", &[]),
         ["bench", "pause", rest @ ..] => steps::program("bench-pause", rest),
         ["bench", "memory", rest @ ..] => steps::program("bench-memory", rest),
+        ["chaos", rest @ ..] if rest.windows(2).any(|pair| pair == ["--on", "zfs"]) => {
+            lab::chaos(rest)
+        }
+        ["chaos", rest @ ..] => steps::program("chaos", rest),
         ["test", wanted @ ..] => steps::test(wanted),
         ["stock", "--", command @ ..] if !command.is_empty() => stock::run(command),
         ["lab", "build"] => lab::build(),

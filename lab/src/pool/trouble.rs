@@ -1,10 +1,14 @@
-//! What makes a store a bad one: a device that is slow, and a file system that takes no writes.
+//! What makes a store a bad one: a device that is slow, a file system that takes no writes, and one
+//! that has no room.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::PoolError;
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
+
+use super::{Kind, Pool, PoolError};
 use crate::run::must;
 use crate::scratch::complain;
 
@@ -63,7 +67,75 @@ impl Drop for Frozen {
     }
 }
 
-/// Undoes both on the pool of a process that was killed.
+/// A pool that has next to no room until this is dropped.
+#[derive(Debug)]
+pub struct Full(Ballast);
+
+#[derive(Debug)]
+enum Ballast {
+    File(PathBuf),
+    /// Its reservation is room that nobody else has.
+    Dataset(String),
+}
+
+impl Full {
+    pub(super) fn make(pool: &Pool, left_mib: u64) -> Result<Self, PoolError> {
+        let left = left_mib << 20;
+        if pool.kind() == Kind::Zfs {
+            let whole = pool.dataset("")?;
+            let free = must("zfs", &["list", "-H", "-p", "-o", "available", &whole])?;
+            let free: u64 = free.parse().map_err(io::Error::other)?;
+            let reservation = format!("reservation={}", free.saturating_sub(left));
+            let name = pool.dataset("ballast")?;
+            must("zfs", &["create", "-o", "mountpoint=none", "-o", &reservation, &name])?;
+            return Ok(Self(Ballast::Dataset(name)));
+        }
+        let path = pool.path().join("ballast");
+        let file = File::create_new(&path)?;
+        let full = Self(Ballast::File(path));
+        let free = statvfs(pool.path()).map_err(io::Error::from)?;
+        let mut wanted = (free.f_bavail * free.f_frsize).saturating_sub(left);
+        // What is said to be free cannot all be had, and not at once.
+        let (mut step, mut size) = (wanted, 0);
+        while step >= 1 << 20 {
+            match fallocate(&file, FallocateFlags::empty(), size, step) {
+                Ok(()) => {
+                    size += step;
+                    wanted -= step;
+                    step = step.min(wanted);
+                }
+                Err(Errno::NOSPC) => step /= 2,
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(full)
+    }
+
+    fn empty(&self) -> Result<(), PoolError> {
+        match &self.0 {
+            Ballast::File(path) => {
+                fs::remove_file(path)?;
+                // The room is there again when the removal is on disk.
+                let pool = path.parent().unwrap_or(Path::new("/")).display().to_string();
+                must("sync", &["--file-system", &pool])?;
+            }
+            Ballast::Dataset(name) => {
+                must("zfs", &["destroy", name])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        if let Err(error) = self.empty() {
+            complain(&format!("what fills a pool, {:?}", self.0), &error);
+        }
+    }
+}
+
+/// Undoes the first two on the pool of a process that was killed.
 pub(crate) fn sweep(mountpoint: &Path) {
     // Most pools are not frozen.
     let _ = must("fsfreeze", &["--unfreeze", &mountpoint.display().to_string()]);

@@ -1,0 +1,106 @@
+//! `cargo xtask chaos`: random rounds of chaos, until one of them does not end as it must.
+//!
+//! Everything happens in worlds of its own, one for each round. The world of a round that failed is
+//! kept, all others are gone when the next begins.
+
+mod options;
+
+use std::error::Error;
+use std::fs;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use vitrify_lab::chaos::{Broken, Ground, Round, play};
+use vitrify_lab::harness::{chain, missing};
+use vitrify_lab::interrupt::Interrupt;
+
+use options::{HELP, Options};
+
+/// What packages install, so that `instant` goes on to work after a block job under AppArmor.
+const DROP_IN: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/vitrify";
+const PACKAGED: &str = include_str!("../../../../packaging/apparmor/vitrify");
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match Options::parse(&arguments) {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            print(HELP);
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => {
+            note(&format!("{wrong}\n\n{HELP}"));
+            return ExitCode::from(2);
+        }
+    };
+    match prepare(&options).and_then(|()| play_all(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            note(&format!("chaos: {}", chain(&*error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn prepare(options: &Options) -> Result<(), Box<dyn Error>> {
+    match options.ground {
+        Ground::Btrfs => missing().map_or(Ok(()), |reason| Err(reason.into())),
+        Ground::Zfs if std::env::var("VITRIFY_LAB").is_ok_and(|machine| machine == "zfs") => {
+            Ok(fs::write(DROP_IN, PACKAGED)?)
+        }
+        Ground::Zfs => Err("ZFS is in the lab's machine: cargo xtask chaos --on zfs".into()),
+    }
+}
+
+fn play_all(options: &Options) -> Result<(), Box<dyn Error>> {
+    let interrupt = Interrupt::listen()?;
+    let began = Instant::now();
+    let numbers = options.numbers();
+    for number in numbers.clone() {
+        let round = Round::draw(options.ground, options.seed, number);
+        print(&format!("round {number}: {round}"));
+        let began = Instant::now();
+        let played = play(&round);
+        interrupt.check()?;
+        match played {
+            Ok(story) => print(&format!("  {:.1} s: {story}", began.elapsed().as_secs_f64())),
+            Err(broken) => return Err(explain(*broken, options, number).into()),
+        }
+    }
+    print(&format!(
+        "{} rounds of seed {}, all well, in {:.0} s",
+        numbers.count(),
+        options.seed,
+        began.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+/// What there is to know about a round that failed.
+fn explain(broken: Broken, options: &Options, number: u64) -> String {
+    let error = chain(&*broken.error);
+    let story = broken.story.clone();
+    let kept = match broken.keep() {
+        Ok(Some(kept)) => kept,
+        Ok(None) => "nothing is kept".to_owned(),
+        Err(error) => format!("its world could not be kept: {error}"),
+    };
+    format!(
+        "round {number} of seed {} failed: {error}\nbefore that:\n{story}\nagain: {}\n{kept}",
+        options.seed,
+        options.again(number)
+    )
+}
+
+/// A result. A reader that went away is no reason to leave a guest behind.
+fn print(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
+}
+
+/// A message.
+#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
+fn note(text: &str) {
+    eprintln!("{text}");
+}
