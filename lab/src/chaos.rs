@@ -68,18 +68,29 @@ pub fn play(round: &Round) -> Result<String, Box<Broken>> {
     };
     let mut story = Story::default();
     match in_order(&mut stage, round, &mut story) {
-        Ok(()) => Ok(story.0.join("; ")),
-        Err(error) => Err(broken(error, story.0.join("\n"), Some(stage))),
+        Ok(()) => Ok(story.brief.join("; ")),
+        Err(error) => Err(broken(error, story.whole.join("\n"), Some(stage))),
     }
 }
 
 /// What was done, for the reader.
 #[derive(Debug, Default)]
-struct Story(Vec<String>);
+struct Story {
+    /// In brief.
+    brief: Vec<String>,
+    /// With all that was said, for the reader of a failure.
+    whole: Vec<String>,
+}
 
 impl Story {
     fn tell(&mut self, what: impl Into<String>) {
-        self.0.push(what.into());
+        let what = what.into();
+        self.whole.push(what.clone());
+        self.brief.push(what);
+    }
+
+    fn detail(&mut self, said: &str) {
+        self.whole.extend(said.lines().filter(|it| !it.is_empty()).map(|it| format!("  {it}")));
     }
 }
 

@@ -86,7 +86,10 @@ pub(super) fn bring_up(stage: &mut Stage, excuse: Excuse, story: &mut Story) -> 
     let state = stage.scene.guest.virsh("domstate", &["--reason"])?;
     match state.split(' ').next().unwrap_or_default() {
         "running" => return Ok(()),
-        "paused" if excuse.paused || state.contains("I/O error") => stage.scene.guest.resume()?,
+        "paused" if excuse.paused => stage.scene.guest.resume()?,
+        "paused" if excuse.has_no_room && state.contains("I/O error") => {
+            stage.scene.guest.resume()?;
+        }
         "shut" if excuse.off => start_cold(stage).map(drop)?,
         _ => return Err(format!("the guest was left {state}").into()),
     }

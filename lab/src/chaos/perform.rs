@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(super) struct Excuse {
     pub(super) paused: bool,
     pub(super) off: bool,
+    /// QEMU itself suspends a guest that cannot write.
+    pub(super) has_no_room: bool,
 }
 
 /// Carries out the operation and its trouble, and takes note of the points that it left.
@@ -31,21 +33,19 @@ pub(super) fn with_trouble(
     let before = stage.now()?;
     let words = arguments(stage, round.operation);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let full = match round.trouble {
-        Trouble::Full(_, left_mib) => Some(stage.pool().fill(left_mib)?),
-        _ => None,
-    };
     let journal = Journal::of(&stage.scene.world.vitrify)?;
     let process = stage.scene.world.vitrify.start(&words)?;
     let moment = match round.trouble {
-        Trouble::Signal(_, moment) | Trouble::Hand(_, moment) => Some(moment),
-        Trouble::Nothing | Trouble::Full(..) => None,
+        Trouble::Signal(_, moment) | Trouble::Hand(_, moment) | Trouble::Full(_, _, moment) => {
+            Some(moment)
+        }
+        Trouble::Nothing => None,
     };
     let in_time = match moment {
         Some(moment) => comes(moment, stage, &journal, &process)?,
         None => false,
     };
-    let mut excuse = Excuse::default();
+    let (mut excuse, mut full) = (Excuse::default(), None);
     match round.trouble {
         Trouble::Signal(signal, _) if in_time => send(signal, &process)?,
         Trouble::Hand(hand, _) if in_time => {
@@ -54,13 +54,19 @@ pub(super) fn with_trouble(
             excuse.off = matches!(hand, Hand::Destroy | Hand::Shutdown | Hand::KillQemu);
             story.tell(format!("the other hand: {said}"));
         }
+        Trouble::Full(_, left_mib, _) if in_time => {
+            full = Some(stage.pool().fill(left_mib)?);
+            excuse.has_no_room = true;
+        }
         _ => {}
     }
     let finished = process.finish(LIMIT)?;
     drop(full);
-    story.tell(ending(&finished, moment.map(|_| in_time)));
-    let may_fail = in_time || matches!(round.trouble, Trouble::Full(..));
-    may_end_so(&finished, round, may_fail)?;
+    let late = moment.is_some() && !in_time;
+    let when = if late { " before its trouble came" } else { "" };
+    story.tell(format!("it ended{when} ({})", finished.status));
+    story.detail(&finished.stderr);
+    may_end_so(&finished, round, in_time)?;
     stage.learn(before)?;
     Ok(excuse)
 }
@@ -149,14 +155,6 @@ fn kill_qemu(guest: &str) -> Result<String, RunError> {
         virsh(&["domstate", guest])?;
     }
     Ok(said)
-}
-
-fn ending(finished: &Finished, in_time: Option<bool>) -> String {
-    let late = if in_time == Some(false) { " before its trouble came" } else { "" };
-    let said = finished.stderr.lines().filter(|line| !line.is_empty());
-    let said: Vec<&str> = said.collect();
-    let said = if said.is_empty() { String::new() } else { format!(": {}", said.join(" | ")) };
-    format!("it ended{late} ({}){said}", finished.status)
 }
 
 fn may_end_so(finished: &Finished, round: &Round, may_fail: bool) -> Result<(), Box<dyn Error>> {

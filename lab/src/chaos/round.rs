@@ -119,8 +119,8 @@ pub enum Trouble {
     Signal(Signal, Moment),
     /// Somebody else does something.
     Hand(Hand, Moment),
-    /// Room for so many MiB is all there is.
-    Full(Place, u64),
+    /// Room for so many MiB is all there is from then on.
+    Full(Place, u64, Moment),
 }
 
 /// A signal to vitrify.
@@ -162,7 +162,7 @@ pub enum Hand {
 /// When it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// After so many thousandths of the time that a capture took before.
+    /// After so many thousandths of the time that the last capture took.
     Share(u32),
     /// When the journal has so many records of the operation, the plan being the first.
     Record(usize),
@@ -188,9 +188,6 @@ pub enum Decision {
     Discard,
 }
 
-/// A capture has about so many records, and a restore.
-const RECORDS: usize = 24;
-
 impl Round {
     /// Draws a round: it follows from these alone.
     #[must_use]
@@ -213,7 +210,7 @@ impl Round {
             spool: draw.once_in(4),
             history,
             operation,
-            trouble: Trouble::draw(draw, ground),
+            trouble: Trouble::draw(draw, ground, operation),
             repair_killed: draw.once_in(5).then(|| 1 + draw.below(12)),
             decision: draw.one_of(&[Decision::Commit, Decision::Discard]),
             // The newest more often than the others.
@@ -278,7 +275,8 @@ impl Engine {
 }
 
 impl Trouble {
-    fn draw(draw: &mut Draw, ground: Ground) -> Self {
+    fn draw(draw: &mut Draw, ground: Ground, operation: Operation) -> Self {
+        let moment = Moment::draw(draw, operation);
         match draw.below(20) {
             0 => Self::Nothing,
             1..=9 => {
@@ -289,7 +287,7 @@ impl Trouble {
                     Signal::Terminate,
                     Signal::Interrupt,
                 ]);
-                Self::Signal(signal, Moment::draw(draw))
+                Self::Signal(signal, moment)
             }
             10..=16 => {
                 let mut hands = vec![
@@ -306,21 +304,30 @@ impl Trouble {
                 if ground == Ground::Zfs {
                     hands.extend([Hand::RestartLibvirt, Hand::RestartLibvirt]);
                 }
-                Self::Hand(draw.one_of(&hands), Moment::draw(draw))
+                Self::Hand(draw.one_of(&hands), moment)
             }
             _ => {
                 let place = draw.one_of(&[Place::Store, Place::Overlays, Place::Pool]);
-                Self::Full(place, draw.one_of(&[0, 1, 2, 4, 8, 16, 32]))
+                Self::Full(place, draw.one_of(&[0, 1, 2, 4, 8, 16]), moment)
             }
         }
     }
 }
 
 impl Moment {
-    fn draw(draw: &mut Draw) -> Self {
+    /// Mostly before the operation's end.
+    fn draw(draw: &mut Draw, operation: Operation) -> Self {
+        // A restore takes longer, and has to stop the guest.
+        let (longest, records) = match operation {
+            Operation::Snapshot(Engine::Plain) => (900, 8),
+            Operation::Snapshot(Engine::Freeze) => (900, 10),
+            Operation::Snapshot(Engine::Overlay) => (900, 17),
+            Operation::Snapshot(Engine::Auto | Engine::Instant) => (900, 21),
+            Operation::Restore { .. } => (2000, 15),
+        };
         match draw.once_in(2) {
-            true => Self::Share(draw.below(1000) as u32),
-            false => Self::Record(1 + draw.below(RECORDS)),
+            true => Self::Share(draw.below(longest) as u32),
+            false => Self::Record(1 + draw.below(records)),
         }
     }
 }
@@ -412,13 +419,13 @@ impl fmt::Display for Trouble {
                 };
                 write!(f, "{hand} {moment}")
             }
-            Self::Full(place, left_mib) => {
+            Self::Full(place, left_mib, moment) => {
                 let place = match place {
                     Place::Store => "store",
                     Place::Overlays => "overlay folder",
                     Place::Pool => "pool",
                 };
-                write!(f, "{place} full but for {left_mib} MiB")
+                write!(f, "{place} full but for {left_mib} MiB {moment}")
             }
         }
     }

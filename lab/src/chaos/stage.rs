@@ -66,7 +66,7 @@ impl Stage {
     pub(super) fn set(round: &Round) -> Result<Self, Box<dyn Error>> {
         let mut world = World::on(pool(round.ground, POOL_MIB)?)?;
         let mut extra = None;
-        if let Trouble::Full(place @ (Place::Store | Place::Overlays), _) = round.trouble {
+        if let Trouble::Full(place @ (Place::Store | Place::Overlays), ..) = round.trouble {
             let pool = extra.insert(pool(round.ground, EXTRA_MIB)?);
             match place {
                 Place::Store => world.store = pool.subvolume("mem")?,

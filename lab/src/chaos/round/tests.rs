@@ -75,7 +75,7 @@ fn each_kind_of_trouble_is_drawn_often_enough() {
         Trouble::Signal(signal, Moment::Share(_)) => format!("{signal:?} at a time"),
         Trouble::Signal(signal, Moment::Record(_)) => format!("{signal:?} at a record"),
         Trouble::Hand(hand, _) => format!("{hand:?}"),
-        Trouble::Full(place, _) => format!("{place:?}"),
+        Trouble::Full(place, ..) => format!("{place:?}"),
     };
     let kinds: BTreeSet<String> = troubles.map(kind).collect();
     assert_eq!(kinds.len(), 1 + 4 * 2 + 8 + 3, "{kinds:?}");
