@@ -74,10 +74,11 @@ fn decide(stage: &Stage, round: &Round, story: &mut Story) -> Done {
 }
 
 fn tell(story: &mut Story, what: &str, said: &Outcome) {
-    let lines: Vec<&str> = said.stdout.lines().chain(said.stderr.lines()).collect();
-    if !lines.is_empty() {
-        story.tell(format!("{what}: {}", lines.join(" | ")));
+    let result = said.stdout.lines().collect::<Vec<_>>().join(" | ");
+    if said.code != Some(0) || !result.is_empty() {
+        story.tell(format!("{what} ended with {:?}: {result}", said.code));
     }
+    story.detail(&said.stderr);
 }
 
 /// The guest runs. Where somebody else suspended it or switched it off, it is an administrator who
