@@ -30,6 +30,7 @@ pub fn everything(world: &World, guest: &Guest) -> Result<String, Box<dyn Error>
     text += &guest.state()?;
     text += &guest.xml()?;
     text += &guest.virsh("dumpxml", &["--inactive"])?;
+    text += &guest.virsh("snapshot-list", &["--name"])?;
     if world.pool.kind() == Kind::Zfs {
         let whole = world.pool.dataset("")?;
         text += &must("zfs", &["list", "-H", "-r", "-t", "all", "-o", "name,guid", &whole])?;

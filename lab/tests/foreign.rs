@@ -13,6 +13,7 @@ use vitrify_lab::journal::Journal;
 use vitrify_lab::leftovers::{entries, snapshots_of};
 use vitrify_lab::run::must;
 use vitrify_lab::scene::{SOON, Scene};
+use vitrify_lab::trace::everything;
 use vitrify_lab::world::World;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         ("an_overlay_that_somebody_made", an_overlay),
         ("a_block_copy_that_somebody_began", a_block_copy),
         ("a_capability_that_somebody_left_on", a_capability),
+        ("a_snapshot_in_the_middle_of_a_commit", a_torn_snapshot),
         ("what_bears_our_marks_and_belongs_to_nothing", orphans),
         ("a_base_that_was_rolled_back_by_hand", a_base_rolled_back),
         ("a_capture_whose_journal_is_lost", || {
@@ -47,7 +49,7 @@ fn scene() -> Result<Scene, Box<dyn Error>> {
 
 /// `repair` says each of these, changes nothing, and finds nothing wrong; nor does a rehearsal.
 fn is_named_and_left(scene: &Scene, wanted: &[&str]) -> Outcome {
-    let before = everything(scene)?;
+    let before = everything(&scene.world, &scene.guest)?;
     for command in [&["repair"][..], &["repair", "--dry-run"], &["repair", scene.guest.name()]] {
         let said = scene.vitrify(0, command)?;
         for words in wanted {
@@ -56,24 +58,12 @@ fn is_named_and_left(scene: &Scene, wanted: &[&str]) -> Outcome {
             }
         }
         assert_eq!(said.stdout.lines().count(), wanted.len(), "{}", said.stdout);
-        assert_eq!(everything(scene)?, before, "{command:?}");
+        assert_eq!(everything(&scene.world, &scene.guest)?, before, "{command:?}");
     }
     let json = scene.vitrify(0, &["repair", "--json"])?.json()?;
     assert_eq!(json["repairs"].as_array().map(Vec::len), Some(0), "{json}");
     assert_eq!(json["left_alone"].as_array().map(Vec::len), Some(wanted.len()), "{json}");
     Ok(())
-}
-
-/// The guest as libvirt has it, and every path with its inode. Contents change by themselves.
-fn everything(scene: &Scene) -> Result<String, Box<dyn Error>> {
-    let (guest, pool) = (&scene.guest, scene.world.pool.path().display().to_string());
-    let mut found: Vec<_> =
-        must("find", &[&pool, "-printf", "%i %p\n"])?.lines().map(str::to_owned).collect();
-    found.sort_unstable();
-    found.extend([guest.state()?, guest.xml()?, guest.virsh("domid", &[])?]);
-    found.push(guest.virsh("dumpxml", &["--inactive"])?);
-    found.push(guest.virsh("snapshot-list", &["--name"])?);
-    Ok(found.join("\n"))
 }
 
 fn silence(scene: &Scene) -> Outcome {
@@ -125,6 +115,27 @@ fn a_block_copy() -> Outcome {
     is_named_and_left(&scene, &["disk vda has a block job (copy); 'virsh blockjob"])?;
     assert!(scene.guest.xml()?.contains("<mirror") && copy.exists());
     scene.guest.virsh("blockjob", &["vda", "--abort"])?;
+    silence(&scene)?;
+    scene.is_well()
+}
+
+fn a_torn_snapshot() -> Outcome {
+    let mut scene = scene()?;
+    let journal = Journal::of(&scene.world.vitrify)?;
+    let words = ["snapshot", "--engine", "overlay", scene.guest.name()];
+    let process = scene.world.vitrify.start(&words)?;
+    let commits = |lines: &[String]| lines.iter().any(|it| it.contains("settle-overlay"));
+    assert!(journal.reaches(&process, LIMIT, commits)?);
+    process.signal(Signal::STOP);
+    let [volume, theirs] = ["one", "theirs"].map(|it| scene.world.pool.path().join(it));
+    let [volume, theirs] = [volume, theirs].map(|it| it.display().to_string());
+    must("btrfs", &["subvolume", "snapshot", "-r", &volume, &theirs])?;
+    process.signal(Signal::CONT);
+    let finished = process.finish(LIMIT)?;
+    assert!(finished.status.success(), "{finished:?}");
+    assert!(finished.stderr.contains("warning: ") && finished.stderr.contains("snapshot theirs"));
+    is_named_and_left(&scene, &["snapshot theirs was taken by others while vitrify committed"])?;
+    must("btrfs", &["subvolume", "delete", &theirs])?;
     silence(&scene)?;
     scene.is_well()
 }

@@ -318,7 +318,11 @@ fn overlay_steps(member: &Member, how: Settle) -> Vec<Effect> {
             Effect::RemoveOverlay { guest, target },
         ]
     };
-    member.disks.iter().flat_map(step).collect()
+    let guest = || member.guest.clone();
+    let mut steps = vec![Effect::ListSnapshots { guest: guest() }];
+    steps.extend(member.disks.iter().flat_map(step));
+    steps.push(Effect::MarkTorn { guest: guest() });
+    steps
 }
 
 /// Puts guests that share volumes together, through others if need be: each set is captured as one,
@@ -376,7 +380,7 @@ pub fn next(plan: &CapturePlan, history: &History<'_>) -> Next {
 
     let mut stuck = false;
     for step in steps {
-        if is_settled(&step, history) {
+        if is_settled(plan, &step, history) {
             continue;
         }
         if history.failed_now(&step).is_some() {
@@ -471,7 +475,7 @@ pub fn doomed_volumes<'a>(plan: &'a CapturePlan, history: &History<'_>) -> BTree
 }
 
 /// Whether a step is over. An overlay counts as settled in whatever way that was.
-fn is_settled(step: &Effect, history: &History<'_>) -> bool {
+fn is_settled(plan: &CapturePlan, step: &Effect, history: &History<'_>) -> bool {
     match step {
         Effect::SettleOverlay { guest, target, .. } => {
             [Settle::Commit, Settle::CommitOffline, Settle::Discard].into_iter().any(|how| {
@@ -479,17 +483,37 @@ fn is_settled(step: &Effect, history: &History<'_>) -> bool {
                 history.done(&Effect::SettleOverlay { guest, target, how }).is_some()
             })
         }
+        // Until a commit is begun the bases stand still, and what others snapshot is whole.
+        Effect::ListSnapshots { guest } => {
+            history.done_now(step)
+                || history.done(step).is_some()
+                    && plan.member(guest).is_some_and(|it| is_commit_begun(it, history))
+        }
         step => history.done(step).is_some(),
     }
 }
 
+/// Whether the base of one of a guest's disks may have been written to.
+pub(crate) fn is_commit_begun(member: &Member, history: &History<'_>) -> bool {
+    member.disks.iter().any(|disk| {
+        [Settle::Commit, Settle::CommitOffline].into_iter().any(|how| {
+            let (guest, target) = (member.guest.clone(), disk.target.clone());
+            let settle = Effect::SettleOverlay { guest, target, how };
+            history.possibly_done(&settle, &[ProblemKind::Refused])
+        })
+    })
+}
+
 /// What must not happen while an earlier step is stuck: the guest is released first, an overlay in use
-/// keeps its file, and the snapshots stay as the proof of what its base holds, and what was staged
-/// with them.
+/// keeps its file and may yet be committed, and the snapshots stay as the proof of what its base holds,
+/// and what was staged with them.
 fn clears(step: &Effect) -> bool {
     matches!(
         step,
-        Effect::RemoveOverlay { .. } | Effect::DestroySnapshots | Effect::DiscardPoint { .. }
+        Effect::RemoveOverlay { .. }
+            | Effect::MarkTorn { .. }
+            | Effect::DestroySnapshots
+            | Effect::DiscardPoint { .. }
     )
 }
 

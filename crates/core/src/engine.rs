@@ -146,8 +146,10 @@ fn releases(effect: &Effect) -> bool {
             | Effect::Thaw { .. }
             | Effect::CloseStream { .. }
             | Effect::AbortSnapshotJob { .. }
+            | Effect::ListSnapshots { .. }
             | Effect::SettleOverlay { .. }
             | Effect::RemoveOverlay { .. }
+            | Effect::MarkTorn { .. }
     )
 }
 

@@ -22,7 +22,7 @@ pub use self::sample::{
     sample_restore,
 };
 pub use self::stream::{SAMPLE_BLOCKS, SamplePage, sample_save_image, sample_stream};
-use crate::inventory::{Activity, GuestState, ObjectId, Session, Snapshot};
+use crate::inventory::{Activity, AnySnapshot, GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, Volume};
 use crate::operation::Plan;
@@ -171,6 +171,8 @@ struct State {
     flush_takes: Duration,
     snapshots: Vec<FakeSnapshot>,
     points: BTreeMap<PointId, (GuestUuid, FakePoint)>,
+    /// What was noted as torn.
+    torn: Vec<(GuestUuid, AnySnapshot)>,
     /// What save images hold for libvirt.
     save_images: BTreeMap<PathBuf, u64>,
     entries: Vec<(Plan, Vec<String>)>,

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::inventory::{Activity, FoundSnapshot, Guest, GuestState};
+use crate::inventory::{Activity, AnySnapshot, FoundSnapshot, Guest, GuestState};
 use crate::manifest::Manifest;
-use crate::name::{GuestName, PointId, SnapshotId};
+use crate::name::{GuestName, GuestUuid, PointId, SnapshotId};
 use crate::operation::Plan;
 use crate::ports::{FoundPoint, Unfinished};
 
@@ -31,6 +31,8 @@ pub enum Kind {
     Capability,
     /// A snapshot that was taken for a point, without that point.
     Snapshot,
+    /// A snapshot that somebody else took while a disk was being committed.
+    TornSnapshot,
     /// A point that was begun, or a save image that was written out.
     Unfinished,
     /// A file of a restore, beside its place.
@@ -78,6 +80,8 @@ pub struct Facts<'a> {
     pub points: &'a [FoundPoint],
     /// What was begun in the homes.
     pub unfinished: &'a [Unfinished],
+    /// The snapshots that were noted as torn and are there.
+    pub torn: &'a [(GuestUuid, AnySnapshot)],
 }
 
 /// A guest, and what is going on with it.
@@ -118,6 +122,7 @@ pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
         found.extend(of_guest(facts, it));
     }
     found.extend(facts.snapshots.iter().filter_map(|it| orphan(facts, it)));
+    found.extend(facts.guests.iter().flat_map(|it| torn(facts, it)));
     found.extend(facts.unfinished.iter().filter_map(|it| unfinished(facts, it)));
     found.extend(facts.files.iter().filter_map(|it| file(facts, it)));
     found
@@ -247,6 +252,21 @@ pub fn bound(points: &[FoundPoint]) -> BTreeSet<&SnapshotId> {
     manifests.flat_map(|it| &it.volumes).map(|it| &it.id).collect()
 }
 
+/// What others snapshotted while the guest's overlays were being committed.
+fn torn<'a>(facts: &'a Facts<'_>, it: &'a GuestFacts) -> impl Iterator<Item = Finding> + 'a {
+    let its = facts.torn.iter().filter(|(guest, _)| *guest == it.guest.uuid);
+    its.map(|(_, snapshot)| Finding {
+        guest: Some(it.guest.name.clone()),
+        kind: Kind::TornSnapshot,
+        what: format!(
+            "snapshot {} was taken by others while vitrify committed an overlay there, and holds \
+             disks of it that are of no instant",
+            snapshot.name
+        ),
+        remedy: "restore the guest from another".to_owned(),
+    })
+}
+
 fn unfinished(facts: &Facts<'_>, it: &Unfinished) -> Option<Finding> {
     if facts.plans.iter().any(|plan| ids(plan).contains(&&it.id)) {
         return None;
@@ -320,6 +340,7 @@ mod tests {
             snapshots: &[],
             points: &[],
             unfinished: &[],
+            torn: &[],
         }
     }
 
@@ -443,6 +464,21 @@ mod tests {
                 snapshots[0].found.points.as_deref() == Some(std::slice::from_ref(&theirs));
             assert_eq!(lines(&facts).is_empty(), !another);
         }
+    }
+
+    #[test]
+    fn a_torn_snapshot_is_named_with_its_guest() {
+        let guests = [idle()];
+        let torn = |guest| {
+            let (volume, id) = ("/v".parse().unwrap(), "theirs".parse().unwrap());
+            [(guest, AnySnapshot { volume, name: "snapper/7".into(), id })]
+        };
+        let its = torn(guests[0].guest.uuid.clone());
+        let found = lines(&Facts { torn: &its, ..facts(&guests) });
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("w: snapshot snapper/7 was taken by others"), "{found:?}");
+        let anothers = torn("00000000-0000-4000-8000-0000000000aa".parse().unwrap());
+        assert_eq!(lines(&Facts { torn: &anothers, ..facts(&guests) }), [""; 0]);
     }
 
     #[test]

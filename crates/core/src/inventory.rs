@@ -188,6 +188,17 @@ impl FoundSnapshot {
     }
 }
 
+/// A snapshot that a volume has, whoever took it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnySnapshot {
+    /// The volume.
+    pub volume: Volume,
+    /// What its storage calls it: `tank/vm@name`, or a path below the top of its Btrfs.
+    pub name: String,
+    /// Its identity.
+    pub id: SnapshotId,
+}
+
 /// A volume's snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {

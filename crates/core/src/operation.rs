@@ -3,16 +3,16 @@
 //! [`next`] is the one decision: from a plan and what has been recorded so far to the next effect,
 //! or to the outcome. A first run and a recovery ask the same function.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::capture::{self, CapturePlan};
-use crate::inventory::{ObjectId, Snapshot};
+use crate::inventory::{AnySnapshot, ObjectId, Snapshot};
 use crate::manifest::MemoryImage;
-use crate::name::{GuestName, GuestUuid, PointId, Volume};
+use crate::name::{GuestName, GuestUuid, PointId, SnapshotId, Volume};
 use crate::ports::{Pause, Published};
 use crate::problem::{ProblemKind, ProblemNote};
 use crate::restore::{self, RestorePlan};
@@ -143,6 +143,11 @@ pub enum Effect {
         /// The guest.
         guest: GuestName,
     },
+    /// Look which snapshots the guest's volumes have before its disks are brought back.
+    ListSnapshots {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Bring a disk back from its overlay to its base.
     SettleOverlay {
         /// The guest.
@@ -158,6 +163,11 @@ pub enum Effect {
         guest: GuestName,
         /// The disk.
         target: String,
+    },
+    /// Write down which snapshots others took meanwhile: what they hold of the disks is of no instant.
+    MarkTorn {
+        /// The guest.
+        guest: GuestName,
     },
     /// Make the memory image whole and durable. Late, because it takes long and by now no overlay is
     /// left to grow meanwhile.
@@ -230,8 +240,10 @@ impl Effect {
             | Self::ReceiveMemory { guest }
             | Self::CloseStream { guest }
             | Self::AbortSnapshotJob { guest }
+            | Self::ListSnapshots { guest }
             | Self::SettleOverlay { guest, .. }
             | Self::RemoveOverlay { guest, .. }
+            | Self::MarkTorn { guest }
             | Self::SealMemory { guest }
             | Self::Publish { guest }
             | Self::DiscardPoint { guest } => Some(guest),
@@ -264,6 +276,7 @@ impl fmt::Display for Effect {
             Self::AbortSnapshotJob { guest } => {
                 write!(f, "abort the snapshot job of {guest} if it still runs")
             }
+            Self::ListSnapshots { guest } => write!(f, "look which snapshots {guest} has"),
             Self::SettleOverlay { guest, target, how: Settle::Discard } => {
                 write!(f, "discard the overlay of {target} of {guest}")
             }
@@ -272,6 +285,9 @@ impl fmt::Display for Effect {
             }
             Self::RemoveOverlay { guest, target } => {
                 write!(f, "remove the overlay file of {target} of {guest}")
+            }
+            Self::MarkTorn { guest } => {
+                write!(f, "look which snapshots of {guest} others took meanwhile")
             }
             Self::SealMemory { guest } => write!(f, "make the memory image of {guest} durable"),
             Self::Publish { guest } => write!(f, "publish the point of {guest}"),
@@ -328,6 +344,16 @@ pub enum Fact {
         snapshots: Vec<Snapshot>,
         /// When they were taken.
         time: jiff::Timestamp,
+    },
+    /// The snapshots that there were.
+    Listed {
+        /// All of them.
+        snapshots: BTreeSet<SnapshotId>,
+    },
+    /// What is torn is written down.
+    Torn {
+        /// The snapshots of others.
+        snapshots: Vec<AnySnapshot>,
     },
     /// The point is published.
     Published(Published),
@@ -482,6 +508,11 @@ impl<'a> History<'a> {
             Record::Done { effect, fact } if effect == wanted => Some(fact),
             _ => None,
         })
+    }
+
+    /// Whether the effect was done in the present process's hands.
+    pub fn done_now(&self, wanted: &Effect) -> bool {
+        Self { records: &self.records[self.own..], own: 0 }.done(wanted).is_some()
     }
 
     /// How the effect failed, in anyone's hands.

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::inventory::{
-    Activity, FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot,
+    Activity, AnySnapshot, FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot,
 };
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
@@ -239,6 +239,9 @@ pub trait Storage {
     /// is not there has none.
     fn snapshots(&self, volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>>;
 
+    /// Every snapshot of these volumes, whoever took it, whatever its name, wherever it lies.
+    fn all_snapshots(&self, volumes: &[Volume]) -> Answer<Vec<AnySnapshot>>;
+
     /// Makes sure that a snapshot can still not be written to: `Refused`, naming it, if somebody
     /// made it writable, because then nothing tells what it holds.
     fn check_read_only(&self, snapshot: &Snapshot) -> Answer<()>;
@@ -424,6 +427,13 @@ pub trait Homes {
 
     /// What was begun in every home, in no order.
     fn unfinished(&self) -> Answer<Vec<Unfinished>>;
+
+    /// Writes down, in the guest's home, which is there, that these snapshots were taken while one of
+    /// its disks was being committed. What is written down stays so.
+    fn note_torn(&self, guest: &GuestUuid, snapshots: &[AnySnapshot]) -> Answer<()>;
+
+    /// All that were written down, in no order.
+    fn torn(&self) -> Answer<Vec<(GuestUuid, AnySnapshot)>>;
 
     /// A small text file of a point, by its name in the point's folder; `None` if it has none.
     fn read_text(&self, point: &FoundPoint, name: &str) -> Answer<Option<String>>;

@@ -19,7 +19,7 @@ use vitrify_core::fake::{
     guest_request, restore_request,
 };
 use vitrify_core::inventory::GuestState;
-use vitrify_core::operation::{Effect, Fact, Outcome, Plan, Settle};
+use vitrify_core::operation::{Effect, Fact, Outcome, Plan, Record, Settle};
 use vitrify_core::ports::{Answer, Homes, Hypervisor, Journal, Storage};
 use vitrify_core::problem::{Problem, ProblemKind};
 
@@ -386,6 +386,27 @@ fn try_without_journal(scenario: Scenario, at: usize) -> usize {
     cases
 }
 
+/// Whether a commit into the first volume has begun and not ended, and whether any commit has begun.
+fn commits_first_volume(fake: &Fake) -> (bool, bool) {
+    let entries = fake.entries().unwrap();
+    let records: Vec<_> = entries.iter().flat_map(|it| &it.records).collect();
+    let is_commit = |effect: &Effect| {
+        matches!(effect, Effect::SettleOverlay { how: Settle::Commit | Settle::CommitOffline, .. })
+    };
+    let begun = records.iter().filter_map(|it| match it {
+        Record::Begun { effect } if is_commit(effect) => Some(effect),
+        _ => None,
+    });
+    let begun: Vec<_> = begun.collect();
+    let ended = |wanted: &Effect| {
+        records.iter().any(|it| matches!(it, Record::Done { effect, .. } if effect == wanted))
+    };
+    // A guest's first disk lies on the first volume.
+    let is_first =
+        |it: &Effect| matches!(it, Effect::SettleOverlay { target, .. } if target == "vda");
+    (begun.iter().any(|it| is_first(it) && !ended(it)), !begun.is_empty())
+}
+
 /// After a death at one call somebody else does something to the guest before it is repaired, and the
 /// repair meets one fault of each call.
 fn try_hands(scenario: Scenario, at: usize) -> usize {
@@ -408,6 +429,7 @@ fn try_hands(scenario: Scenario, at: usize) -> usize {
     let mut cases = 0;
     for kind in [FaultKind::DieDuring, FaultKind::DieAfter, FaultKind::PowerLoss] {
         let Some(left) = dead(&start, at, kind) else { continue };
+        let (is_torn, may_be_torn) = commits_first_volume(&left);
         let is_off = left.guest().state == GuestState::ShutOff;
         for (what, hand) in hands.into_iter().filter(|it| !is_off || it.0 == "restarts") {
             for second_at in 0.. {
@@ -418,6 +440,7 @@ fn try_hands(scenario: Scenario, at: usize) -> usize {
                     all.filter(|it| it.points.is_empty()).map(|it| it.snapshot).collect::<Vec<_>>()
                 };
                 let before = theirs(&fake);
+                let takes = what == "takes a snapshot";
                 let fault = Fault { at: fake.calls() + second_at, kind: second };
                 fake.schedule(&[fault]);
                 let _ = repair(&fake, Settle::Commit);
@@ -427,9 +450,11 @@ fn try_hands(scenario: Scenario, at: usize) -> usize {
                 for word in [Settle::Commit, Settle::CommitOffline] {
                     repair(&fake, word).unwrap();
                 }
-                let settled = check_settled(&fake).and_then(|()| match theirs(&fake) == before {
-                    true => Ok(()),
-                    false => Err("somebody's snapshot is gone".to_owned()),
+                let marked = !fake.torn().unwrap().is_empty();
+                let settled = check_settled(&fake).and_then(|()| {
+                    ensure(theirs(&fake) == before, "somebody's snapshot is gone")?;
+                    ensure(!takes || marked || !is_torn, "their torn snapshot is not marked")?;
+                    ensure(!marked || takes && may_be_torn, "a whole snapshot is marked")
                 });
                 settled.unwrap_or_else(|problem| {
                     panic!(

@@ -17,7 +17,7 @@ use vitrify_core::problem::Problem;
 
 pub(crate) use self::place::locate;
 use self::place::{SnapshotFolder, volume_path};
-pub(crate) use self::snapshots::{destroy, destroy_command, list, take};
+pub(crate) use self::snapshots::{destroy, destroy_command, list, list_all, take};
 use crate::files;
 
 /// Has the file system write out what is on its way.

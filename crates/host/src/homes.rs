@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use vitrify_core::inventory::AnySnapshot;
 use vitrify_core::manifest::{Manifest, MemoryImage};
 use vitrify_core::name::{Bytes, GuestUuid, PointId};
 use vitrify_core::ports::{
@@ -75,6 +76,12 @@ impl Store {
     /// Where the store is.
     pub fn path(&self) -> &Path {
         &self.config.path
+    }
+
+    /// The guests that have a home.
+    fn guests(&self) -> Answer<Vec<GuestUuid>> {
+        let names = names(&self.config.path)?;
+        Ok(names.into_iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     fn home(&self, guest: &GuestUuid) -> Home {
@@ -152,8 +159,7 @@ impl Homes for Store {
     /// Points that are still being staged are not among them.
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         let mut points = Vec::new();
-        for name in names(&self.config.path)? {
-            let Ok(guest) = name.parse::<GuestUuid>() else { continue };
+        for guest in self.guests()? {
             let home = self.home(&guest);
             for name in names(&home.points())? {
                 let Ok(id) = name.parse::<PointId>() else { continue };
@@ -165,9 +171,21 @@ impl Homes for Store {
 
     fn unfinished(&self) -> Answer<Vec<Unfinished>> {
         let mut found = Vec::new();
-        for name in names(&self.config.path)? {
-            let Ok(guest) = name.parse::<GuestUuid>() else { continue };
+        for guest in self.guests()? {
             found.extend(self.home(&guest).unfinished()?);
+        }
+        Ok(found)
+    }
+
+    fn note_torn(&self, guest: &GuestUuid, snapshots: &[AnySnapshot]) -> Answer<()> {
+        self.home(guest).note_torn(snapshots)
+    }
+
+    fn torn(&self) -> Answer<Vec<(GuestUuid, AnySnapshot)>> {
+        let mut found = Vec::new();
+        for guest in self.guests()? {
+            let noted = self.home(&guest).torn()?;
+            found.extend(noted.into_iter().map(|it| (guest.clone(), it)));
         }
         Ok(found)
     }

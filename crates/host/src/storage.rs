@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 use rustix::io::Errno;
-use vitrify_core::inventory::{FoundSnapshot, Location, ObjectId, Owner, Snapshot};
+use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Location, ObjectId, Owner, Snapshot};
 use vitrify_core::name::{PointId, PointName, Volume};
 use vitrify_core::ports::{Answer, NamedFile, Storage};
 use vitrify_core::problem::Problem;
@@ -82,6 +82,15 @@ impl Storage for HostStorage {
         for volume in &subvolumes {
             let listed = btrfs::list(volume)?.into_iter();
             found.extend(listed.map(|snapshot| FoundSnapshot { snapshot, points: None }));
+        }
+        Ok(found)
+    }
+
+    fn all_snapshots(&self, volumes: &[Volume]) -> Answer<Vec<AnySnapshot>> {
+        let (subvolumes, datasets): (Vec<_>, Vec<_>) = volumes.iter().cloned().partition(is_btrfs);
+        let mut found = zfs::list_all(&datasets)?;
+        for volume in &subvolumes {
+            found.extend(btrfs::list_all(volume)?);
         }
         Ok(found)
     }

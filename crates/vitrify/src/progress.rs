@@ -94,6 +94,16 @@ impl Observer for Progress {
     }
 
     fn ended(&self, effect: &Effect, result: &Result<Fact, Problem>) {
+        if let Ok(Fact::Torn { snapshots }) = result {
+            for it in snapshots {
+                let text = format!(
+                    "warning: {}: snapshot {} was taken by others while an overlay was committed \
+                     there: what it holds of the guest's disks is of no instant",
+                    self.subject, it.name
+                );
+                self.bar.suspend(|| note(&text));
+            }
+        }
         if let Ok(fact) = result {
             let ended = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
             let (effect, fact) = (effect.clone(), fact.clone());

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Verdict, differ, ensure, fails, is_error, name, ok, rules, same};
 use crate::fake::sample_manifest;
+use crate::inventory::AnySnapshot;
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestUuid, PointId};
 use crate::ports::{FileContent, FoundPoint, Homes, NamedFile, STAGED_PLAN};
@@ -36,6 +37,7 @@ pub const RULES: &[(&str, Check)] = rules![
     an_empty_store_has_no_points,
     what_is_staged_is_not_published,
     what_is_staged_is_unfinished,
+    what_is_noted_as_torn_stays_noted,
     what_is_published_is_found,
     publishing_may_be_repeated,
     what_was_never_staged_is_not_published,
@@ -336,4 +338,29 @@ fn what_is_staged_is_unfinished(fixture: &mut dyn Fixture) -> Verdict {
     ensure(matches!(plan, Some(Ok(None))), "a published point has no plan")?;
     ok("discard", fixture.homes().discard(&guest, &other))?;
     same("nothing is left", staged(fixture)?, Vec::new())
+}
+
+fn what_is_noted_as_torn_stays_noted(fixture: &mut dyn Fixture) -> Verdict {
+    let snapshot = |id: &str| -> Result<AnySnapshot, String> {
+        Ok(AnySnapshot { volume: name("/v")?, name: format!("snapper/{id}"), id: name(id)? })
+    };
+    let noted = |fixture: &dyn Fixture| {
+        let mut noted = ok("torn", fixture.homes().torn())?;
+        noted.sort_by(|a, b| (&a.0, &a.1.id).cmp(&(&b.0, &b.1.id)));
+        Ok::<_, String>(noted)
+    };
+    let (one, other) = (guest(1)?, guest(2)?);
+    for (guest, number) in [(&one, 1), (&other, 2)] {
+        ok("stage", fixture.homes().stage(guest, &point(number)?, &[]))?;
+    }
+    same("at first", noted(fixture)?, Vec::new())?;
+    let (a, b) = (snapshot("a")?, snapshot("b")?);
+    ok("note", fixture.homes().note_torn(&one, std::slice::from_ref(&a)))?;
+    ok("note", fixture.homes().note_torn(&other, std::slice::from_ref(&a)))?;
+    for _ in 0..2 {
+        ok("note", fixture.homes().note_torn(&one, &[a.clone(), b.clone()]))?;
+    }
+    ok("discard", fixture.homes().discard(&one, &point(1)?))?;
+    let wanted = vec![(one.clone(), a.clone()), (one, b), (other, a)];
+    same("afterwards", noted(fixture)?, wanted)
 }

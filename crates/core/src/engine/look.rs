@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::definition::Definition;
 use crate::engine::{definition_of, volumes_of};
 use crate::foreign::{Facts, Finding, GuestFacts, Layered, SnapshotFacts, findings};
-use crate::inventory::{Activity, FoundSnapshot, Guest};
+use crate::inventory::{Activity, AnySnapshot, FoundSnapshot, Guest};
 use crate::name::GuestUuid;
 use crate::operation::Plan;
 use crate::ports::{Answer, World};
@@ -70,6 +70,7 @@ pub fn look_around(
     let mut unfinished = look.keep(world.homes.unfinished());
     unfinished.retain(|it| only.is_none_or(|only| *only == it.guest));
     let files = look.keep(files(world, overlay_folder, &seen));
+    let torn = look.keep(torn(world));
     let points = world.homes.points();
     // Without the points every snapshot would seem to be nobody's.
     let snapshots = match points.is_ok() {
@@ -86,6 +87,7 @@ pub fn look_around(
         snapshots: &snapshots,
         points: &points,
         unfinished: &unfinished,
+        torn: &torn,
     });
     Ok(look)
 }
@@ -122,6 +124,15 @@ fn files(world: &World<'_>, overlay_folder: &Path, guests: &[GuestFacts]) -> Ans
     let folders: BTreeSet<_> = beside.chain([overlay_folder]).collect();
     let listed = folders.into_iter().map(|it| world.storage.list(it));
     Ok(listed.collect::<Answer<Vec<_>>>()?.concat())
+}
+
+/// The torn snapshots that are still there.
+fn torn(world: &World<'_>) -> Answer<Vec<(GuestUuid, AnySnapshot)>> {
+    let mut noted = world.homes.torn()?;
+    let volumes: BTreeSet<_> = noted.iter().map(|(_, it)| it.volume.clone()).collect();
+    let there = world.storage.all_snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
+    noted.retain(|(_, it)| there.iter().any(|there| there.id == it.id));
+    Ok(noted)
 }
 
 fn snapshots(world: &World<'_>, guests: &[GuestFacts]) -> Answer<Vec<SnapshotFacts>> {

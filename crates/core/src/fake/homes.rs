@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::storage::missing;
 use super::{Fake, FakePoint, FakeStream, State, managed_save_image};
+use crate::inventory::AnySnapshot;
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestUuid, PointId};
 use crate::ports::{
@@ -177,6 +178,26 @@ impl Homes for Fake {
                 };
             Ok(staged.map(unfinished).collect())
         })
+    }
+
+    fn note_torn(&self, guest: &GuestUuid, snapshots: &[AnySnapshot]) -> Answer<()> {
+        self.change(
+            "note what is torn",
+            |_| {},
+            |state| {
+                for it in snapshots {
+                    let noted = (guest.clone(), it.clone());
+                    if !state.torn.contains(&noted) {
+                        state.torn.push(noted);
+                    }
+                }
+                Ok(())
+            },
+        )
+    }
+
+    fn torn(&self) -> Answer<Vec<(GuestUuid, AnySnapshot)>> {
+        self.look(|state| Ok(state.torn.clone()))
     }
 
     fn read_text(&self, point: &FoundPoint, name: &str) -> Answer<Option<String>> {

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{Fake, FakeSnapshot, State};
-use crate::inventory::{FoundSnapshot, Location, ObjectId, Owner, Snapshot};
+use crate::inventory::{AnySnapshot, FoundSnapshot, Location, ObjectId, Owner, Snapshot};
 use crate::name::{PointId, PointName, Volume};
 use crate::ports::{Answer, NamedFile, Storage};
 use crate::problem::{Problem, ProblemKind};
@@ -62,6 +62,15 @@ impl Storage for Fake {
             });
             Ok(found.collect())
         })
+    }
+
+    fn all_snapshots(&self, volumes: &[Volume]) -> Answer<Vec<AnySnapshot>> {
+        let any = |it: Snapshot| AnySnapshot {
+            name: format!("{}@{}", it.volume, it.name),
+            volume: it.volume,
+            id: it.id,
+        };
+        Ok(self.snapshots(volumes)?.into_iter().map(|it| any(it.snapshot)).collect())
     }
 
     fn flush(&self, _: &[Volume]) -> Answer<Duration> {

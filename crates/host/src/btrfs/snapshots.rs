@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use vitrify_core::inventory::Snapshot;
-use vitrify_core::name::{PointName, Volume};
+use vitrify_core::inventory::{AnySnapshot, Snapshot};
+use vitrify_core::name::{PointName, SnapshotId, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
 
 use super::place::{SnapshotFolder, another, volume_path};
-use super::subvolume::{self, Subvolume};
+use super::subvolume::{self, Listed, Subvolume};
 use crate::files::{exists, names};
 
 /// A snapshot that is about to be taken.
@@ -104,22 +104,38 @@ pub(crate) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
     Ok(snapshots)
 }
 
+/// Every snapshot of a subvolume, wherever on its file system it lies.
+pub(crate) fn list_all(volume: &Volume) -> Answer<Vec<AnySnapshot>> {
+    let path = volume_path(volume)?;
+    let Some(source) = subvolume::find(path)? else { return Ok(Vec::new()) };
+    let is_of = |it: &Listed| it.parent_uuid.as_ref() == Some(&source.uuid);
+    let found = subvolume::list(path)?.into_iter().filter(is_of);
+    found
+        .map(|it| {
+            Ok(AnySnapshot { volume: volume.clone(), name: it.path, id: identity(&it.uuid)? })
+        })
+        .collect()
+}
+
 /// The uuids of the subvolumes in a folder by name, from one listing. Its paths are relative to the
 /// file system's top, whatever part of it is mounted where.
 fn identities(folder: &Path) -> Answer<HashMap<String, String>> {
     let Some(root) = subvolume::root_of(folder)? else { return Ok(HashMap::new()) };
     let below = folder.strip_prefix(root).unwrap_or(folder);
     let prefix = Path::new(&subvolume::show(root)?.path).join(below);
-    let listed = subvolume::list_beside(folder)?.into_iter().filter_map(|(path, uuid)| {
-        let name = Path::new(&path).strip_prefix(&prefix).ok()?.to_str()?.to_owned();
-        Some((name, uuid))
+    let listed = subvolume::list_beside(folder)?.into_iter().filter_map(|it| {
+        let name = Path::new(&it.path).strip_prefix(&prefix).ok()?.to_str()?.to_owned();
+        Some((name, it.uuid))
     });
     Ok(listed.collect())
 }
 
 fn snapshot(volume: &Volume, name: &PointName, uuid: &str) -> Answer<Snapshot> {
-    let id = uuid.parse().map_err(|error| Problem::failed("a snapshot's uuid").from(error))?;
-    Ok(Snapshot { volume: volume.clone(), name: name.clone(), id })
+    Ok(Snapshot { volume: volume.clone(), name: name.clone(), id: identity(uuid)? })
+}
+
+fn identity(uuid: &str) -> Answer<SnapshotId> {
+    uuid.parse().map_err(|error| Problem::failed("a snapshot's uuid").from(error))
 }
 
 /// The command by which an administrator destroys a snapshot.

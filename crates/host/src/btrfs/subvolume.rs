@@ -33,6 +33,17 @@ pub(crate) struct Subvolume {
     pub(crate) read_only: bool,
 }
 
+/// What `btrfs subvolume list` tells of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Its path below the file system's top.
+    pub(crate) path: String,
+    /// Its identity.
+    pub(crate) uuid: String,
+    /// The identity of what it is a snapshot of.
+    pub(crate) parent_uuid: Option<String>,
+}
+
 /// Whether an existing path lies on a Btrfs.
 pub(crate) fn is_btrfs(path: &Path) -> Answer<bool> {
     is_of_kind(path, MAGIC)
@@ -71,11 +82,19 @@ pub(crate) fn find(path: &Path) -> Answer<Option<Subvolume>> {
     if is_subvolume(path)? { show(path).map(Some) } else { Ok(None) }
 }
 
-/// The path below the file system's top and the uuid of each subvolume that is directly below the
-/// one that holds `folder`.
-pub(crate) fn list_beside(folder: &Path) -> Answer<Vec<(String, String)>> {
-    let list = Command::new("btrfs").args(["subvolume", "list", "-o", "-u"]).arg(folder).run()?;
-    Ok(list.text().lines().filter_map(parse_listed).collect())
+/// Each subvolume that is directly below the one that holds `folder`.
+pub(crate) fn list_beside(folder: &Path) -> Answer<Vec<Listed>> {
+    listed(&["-o"], folder)
+}
+
+/// Every subvolume of the file system that holds `path`.
+pub(crate) fn list(path: &Path) -> Answer<Vec<Listed>> {
+    listed(&[], path)
+}
+
+fn listed(which: &[&str], path: &Path) -> Answer<Vec<Listed>> {
+    let list = Command::new("btrfs").args(["subvolume", "list", "-q", "-u"]).args(which);
+    Ok(list.arg(path).run()?.text().lines().filter_map(parse_listed).collect())
 }
 
 /// Makes an empty subvolume.
@@ -110,11 +129,14 @@ fn parse_show(text: &str) -> Option<Subvolume> {
     Some(Subvolume { path, uuid: field("UUID:")?, parent_uuid: field("Parent UUID:"), read_only })
 }
 
-/// A line such as `ID 258 gen 9 top level 256 uuid 58ce… path guests/.vitrify/web/p1`.
-fn parse_listed(line: &str) -> Option<(String, String)> {
+/// A line such as
+/// `ID 258 gen 9 top level 256 parent_uuid 7b60… uuid 58ce… path guests/.vitrify/web/p1`.
+fn parse_listed(line: &str) -> Option<Listed> {
     let (before, path) = line.split_once(" path ")?;
-    let (_, uuid) = before.rsplit_once(" uuid ")?;
-    Some((path.to_owned(), uuid.trim().to_owned()))
+    let (before, uuid) = before.rsplit_once(" uuid ")?;
+    let (_, parent) = before.rsplit_once(" parent_uuid ")?;
+    let parent_uuid = Some(parent.trim()).filter(|it| *it != "-").map(str::to_owned);
+    Some(Listed { path: path.to_owned(), uuid: uuid.trim().to_owned(), parent_uuid })
 }
 
 #[cfg(test)]
@@ -158,19 +180,22 @@ mod tests {
 
     #[test]
     fn listed_lines() {
-        let found = |path: &str, uuid: &str| Some((path.to_owned(), uuid.to_owned()));
+        let found = |path: &str, uuid: &str, parent: Option<&str>| {
+            let parent_uuid = parent.map(str::to_owned);
+            Some(Listed { path: path.to_owned(), uuid: uuid.to_owned(), parent_uuid })
+        };
         for (line, wanted) in [
             (
-                "ID 258 gen 9 top level 256 uuid 58ce-1 path a/.vitrify/b/p1",
-                found("a/.vitrify/b/p1", "58ce-1"),
+                "ID 258 gen 9 top level 256 parent_uuid 7b-0 uuid 58ce-1 path a/.vitrify/b/p1",
+                found("a/.vitrify/b/p1", "58ce-1", Some("7b-0")),
             ),
             (
-                "ID 258 gen 9 top level 5 uuid 58ce-1 path with path in it",
-                found("with path in it", "58ce-1"),
+                "ID 258 gen 9 top level 5 parent_uuid -       uuid 58ce-1 path with path in it",
+                found("with path in it", "58ce-1", None),
             ),
             (
-                "ID 258 gen 9 top level 5 uuid -                                    path x",
-                found("x", "-"),
+                "ID 258 gen 9 top level 5 parent_uuid -       uuid -       path x",
+                found("x", "-", None),
             ),
             ("", None),
         ] {

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use vitrify_core::inventory::AnySnapshot;
 use vitrify_core::manifest::{Manifest, MemoryImage};
 use vitrify_core::name::{Bytes, GuestUuid, PointId};
 use vitrify_core::ports::{Answer, FileContent, NamedFile, Published, STAGED_PLAN, Unfinished};
@@ -11,13 +12,15 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use super::ground::{Ground, shares_blocks};
 use crate::files::copy::copy;
 use crate::files::{
-    allocated, at, ensure_folder, exists, lay, names, remove_tree, sync_folder, sync_parent,
-    sync_tree, unlink,
+    allocated, at, ensure_folder, exists, is_absence, lay, names, remove_tree, sync_folder,
+    sync_parent, sync_tree, unlink,
 };
 use crate::memory::{self, Form};
 
 /// A point's manifest.
 pub(super) const MANIFEST: &str = "manifest.json";
+/// The snapshots that others took in the middle of a commit.
+const TORN: &str = "torn.json";
 /// A save image that libvirt wrote, before it is taken into the image.
 const DUMP: &str = "memory.save";
 /// An image by pages.
@@ -81,6 +84,29 @@ impl Home {
             }
         }
         Ok(found)
+    }
+
+    /// Adds to the snapshots that are noted as torn.
+    pub(super) fn note_torn(&self, snapshots: &[AnySnapshot]) -> Answer<()> {
+        let mut noted = self.torn()?;
+        let new: Vec<_> = snapshots.iter().filter(|it| !noted.contains(it)).cloned().collect();
+        noted.extend(new);
+        let text = serde_json::to_string_pretty(&noted)
+            .map_err(|error| Problem::failed("cannot write down what is torn").from(error))?;
+        lay(&self.path, &NamedFile { name: TORN.into(), content: FileContent::Text(text) })?;
+        sync_folder(&self.path)
+    }
+
+    /// The snapshots that are noted as torn.
+    pub(super) fn torn(&self) -> Answer<Vec<AnySnapshot>> {
+        let path = self.path.join(TORN);
+        let text = match fs::read_to_string(&path) {
+            Err(error) if is_absence(&error) => return Ok(Vec::new()),
+            text => text.map_err(at("cannot read", &path))?,
+        };
+        serde_json::from_str(&text).map_err(|error| {
+            Problem::failed(format!("{} cannot be believed", path.display())).from(error)
+        })
     }
 
     /// Makes the home where it is missing.

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use vitrify_core::inventory::{FoundSnapshot, Owner, Snapshot};
-use vitrify_core::name::{PointName, Volume};
+use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Owner, Snapshot};
+use vitrify_core::name::{PointName, SnapshotId, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 
@@ -46,7 +46,7 @@ pub(crate) fn take(
     let identified = volumes.iter().zip(&names).map(|(volume, full)| {
         let guid = known.get(full).and_then(|it| it.get("guid"));
         let guid = guid.ok_or_else(|| Problem::failed(format!("{full} vanished")))?;
-        identify(volume, name, guid)
+        Ok(Snapshot { volume: volume.clone(), name: name.clone(), id: identity(guid)? })
     });
     identified.collect()
 }
@@ -71,14 +71,37 @@ fn not_taken(problem: Problem, datasets: &[&str]) -> Problem {
     }
 }
 
-fn identify(volume: &Volume, name: &PointName, guid: &str) -> Answer<Snapshot> {
-    let id = guid.parse().map_err(|error| Problem::failed("a snapshot's guid").from(error))?;
-    Ok(Snapshot { volume: volume.clone(), name: name.clone(), id })
+fn identity(guid: &str) -> Answer<SnapshotId> {
+    guid.parse().map_err(|error| Problem::failed("a snapshot's guid").from(error))
 }
 
-/// The snapshots of these datasets whose names a point could have, by one process: given by name,
-/// or, where they are too many for a command line, with all others of their pools.
+/// The snapshots of these datasets whose names a point could have.
 pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
+    let mut found = Vec::new();
+    for (volume, full, properties) in read(volumes, &format!("guid,{POINT}"))? {
+        let name = full.split_once('@').and_then(|(_, name)| name.parse::<PointName>().ok());
+        if let (Some(name), Some(guid)) = (name, properties.get("guid")) {
+            let snapshot = Snapshot { volume, name, id: identity(guid)? };
+            found.push(FoundSnapshot { snapshot, points: Some(points(&properties)) });
+        }
+    }
+    Ok(found)
+}
+
+/// Every snapshot of these datasets.
+pub(crate) fn list_all(volumes: &[Volume]) -> Answer<Vec<AnySnapshot>> {
+    let mut found = Vec::new();
+    for (volume, name, properties) in read(volumes, "guid")? {
+        if let Some(guid) = properties.get("guid") {
+            found.push(AnySnapshot { volume, name, id: identity(guid)? });
+        }
+    }
+    Ok(found)
+}
+
+/// These properties of each snapshot of these datasets, with its full name, by one process: given by
+/// name, or, where they are too many for a command line, with all others of their pools.
+fn read(volumes: &[Volume], wanted_of_each: &str) -> Answer<Vec<(Volume, String, Properties)>> {
     let mut wanted = HashSet::new();
     for volume in volumes {
         wanted.insert(dataset(volume)?);
@@ -90,7 +113,7 @@ pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let command = properties::get(&format!("guid,{POINT}")).args(["-t", "snapshot"]);
+    let command = properties::get(wanted_of_each).args(["-t", "snapshot"]);
     let command = if wanted.len() <= MANY {
         command.args(["-d", "1"]).args(volumes.iter().map(Volume::as_str))
     } else {
@@ -98,12 +121,9 @@ pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
     };
     let mut found = Vec::new();
     for (full, properties) in properties::read(&command)? {
-        let Some((holder, name)) = full.split_once('@') else { continue };
-        if let (true, Ok(name)) = (wanted.contains(holder), name.parse::<PointName>())
-            && let (Some(guid), Ok(volume)) = (properties.get("guid"), holder.parse::<Volume>())
-        {
-            let snapshot = identify(&volume, &name, guid)?;
-            found.push(FoundSnapshot { snapshot, points: Some(points(&properties)) });
+        let Some((holder, _)) = full.split_once('@') else { continue };
+        if let (true, Ok(volume)) = (wanted.contains(holder), holder.parse()) {
+            found.push((volume, full, properties));
         }
     }
     Ok(found)

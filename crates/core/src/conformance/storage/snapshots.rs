@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Check, Fixture, holds, image};
 use crate::conformance::{Verdict, differ, ensure, fails, is_error, name, ok, rules, same};
-use crate::inventory::{Owner, Snapshot};
+use crate::inventory::{AnySnapshot, Owner, Snapshot};
 use crate::name::{PointName, Volume};
 use crate::ports::{FileContent, NamedFile};
 use crate::problem::ProblemKind;
@@ -17,6 +17,7 @@ pub(super) const RULES: &[(&str, Check)] = rules![
     a_group_that_fails_half_way_leaves_nothing,
     a_volume_without_snapshots_has_none,
     several_volumes_are_listed_at_once,
+    whoever_took_a_snapshot_all_are_listed,
     owners_are_read_again_where_they_are_written,
     destroying_may_be_repeated,
     destroying_needs_the_identity,
@@ -46,6 +47,30 @@ fn owner() -> Result<Owner, String> {
 fn listed(fixture: &dyn Fixture, volume: &Volume) -> Result<Vec<Snapshot>, String> {
     let found = ok("snapshots", fixture.storage().snapshots(std::slice::from_ref(volume)))?;
     Ok(found.into_iter().map(|it| it.snapshot).collect())
+}
+
+fn whoever_took_a_snapshot_all_are_listed(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let all = |fixture: &dyn Fixture, volumes: &[Volume]| {
+        let found = ok("all snapshots", fixture.storage().all_snapshots(volumes))?;
+        let of = |it: AnySnapshot| (it.volume, it.id);
+        let mut found: Vec<_> = found.into_iter().map(of).collect();
+        found.sort();
+        Ok::<_, String>(found)
+    };
+    let both = [a.clone(), b.clone()];
+    same("of volumes without any", all(fixture, &both)?, Vec::new())?;
+    let mut taken = Vec::new();
+    for (volume, name) in [(&a, "p1"), (&a, "p2"), (&b, "p1")] {
+        let snapshot = take(fixture, volume, name)?;
+        taken.push((snapshot.volume, snapshot.id));
+    }
+    taken.sort();
+    same("of both", all(fixture, &both)?, taken.clone())?;
+    taken.retain(|(volume, _)| *volume == a);
+    same("of one", all(fixture, &[a])?, taken)?;
+    let absent: Volume = name(&format!("{b}-absent"))?;
+    same("of one that is not there", all(fixture, &[absent])?, Vec::new())
 }
 
 fn a_group_is_taken_under_one_name_in_its_order(fixture: &mut dyn Fixture) -> Verdict {

@@ -6,10 +6,13 @@ use super::{misplaced, session_of};
 use crate::capture::overlay::{Found, Refusal, Verdict, judge};
 use crate::capture::{
     CapturePlan, CoveredDisk, Engine, MachineFile, Member, MemorySource, NVRAM, doomed_volumes,
+    is_commit_begun,
 };
 use crate::definition::Definition;
 use crate::engine::definition_of;
-use crate::inventory::{Disk, FoundSnapshot, Guest, GuestState, Owner, Session, Snapshot};
+use crate::inventory::{
+    AnySnapshot, Disk, FoundSnapshot, Guest, GuestState, Owner, Session, Snapshot,
+};
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::operation::{Effect, Fact, History, Settle};
 use crate::ports::{Answer, Commit, FileContent, NamedFile, OverlayDisk, STAGED_PLAN, World};
@@ -115,12 +118,16 @@ impl MemberCapture<'_> {
             Effect::ReceiveMemory { .. } => self.receive_memory(),
             Effect::CloseStream { .. } => self.close_stream().map(done),
             Effect::AbortSnapshotJob { .. } => self.abort_snapshot_job().map(done),
+            Effect::ListSnapshots { .. } => Ok(Fact::Listed {
+                snapshots: self.all_snapshots()?.into_iter().map(|it| it.id).collect(),
+            }),
             Effect::SettleOverlay { target, how, .. } => {
                 self.settle_overlay(self.disk(target)?, *how).map(done)
             }
             Effect::RemoveOverlay { target, .. } => {
                 self.remove_overlay(self.disk(target)?).map(done)
             }
+            Effect::MarkTorn { .. } => self.mark_torn(),
             Effect::SealMemory { .. } => {
                 Ok(Fact::Sealed { memory: world.homes.seal_memory(uuid, point)? })
             }
@@ -489,7 +496,7 @@ impl MemberCapture<'_> {
             top: definition.disk(&disk.target).and_then(|it| it.source.path()).map(|it| &**it),
             base: base.as_ref(),
             snapshot: self.own_snapshot(disk)?,
-            commit_begun: self.commit_begun(),
+            commit_begun: is_commit_begun(self.member, &self.set.history),
         };
         Ok(judge(self.member, disk, &found, how))
     }
@@ -504,17 +511,6 @@ impl MemberCapture<'_> {
             "guest '{guest}' is not defined any more, and {overlay} is kept"
         ))
         .hint(format!("'vitrify repair {guest} --discard' removes it")))
-    }
-
-    fn commit_begun(&self) -> bool {
-        let begun = |target: &str, how| {
-            let (guest, target) = (self.member.guest.clone(), target.to_owned());
-            let settle = Effect::SettleOverlay { guest, target, how };
-            self.set.history.possibly_done(&settle, &[ProblemKind::Refused])
-        };
-        self.member.disks.iter().any(|disk| {
-            begun(&disk.target, Settle::Commit) || begun(&disk.target, Settle::CommitOffline)
-        })
     }
 
     /// Whether the capture's snapshot of a disk's volume exists; `None` if none was ever begun.
@@ -555,6 +551,24 @@ impl MemberCapture<'_> {
             }
         }
         self.set.world.storage.remove_file(&disk.overlay)
+    }
+
+    fn all_snapshots(&self) -> Answer<Vec<AnySnapshot>> {
+        let volumes: Vec<_> = self.member.volumes().into_iter().cloned().collect();
+        self.set.world.storage.all_snapshots(&volumes)
+    }
+
+    fn mark_torn(&self) -> Answer<Fact> {
+        let list = Effect::ListSnapshots { guest: self.member.guest.clone() };
+        let Some(Fact::Listed { snapshots: listed }) = self.set.history.done(&list) else {
+            return Err(misplaced(&list));
+        };
+        let mut torn = self.all_snapshots()?;
+        torn.retain(|it| !listed.contains(&it.id));
+        if !torn.is_empty() {
+            self.set.world.homes.note_torn(&self.member.guest_uuid, &torn)?;
+        }
+        Ok(Fact::Torn { snapshots: torn })
     }
 
     fn manifest(&self) -> Answer<Manifest> {
