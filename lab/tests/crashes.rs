@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use vitrify_lab::files::is_frozen;
+use vitrify_lab::guest::Witness;
 use vitrify_lab::harness::{self, Outcome};
 use vitrify_lab::journal::Journal;
 use vitrify_lab::leftovers::entries;
@@ -15,6 +17,7 @@ use vitrify_lab::serial::Status;
 use vitrify_lab::trace::everything;
 use vitrify_lab::world::World;
 use witness::line::From;
+use witness::params::Agent;
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// No storage writes out anything in half of that: overlays inside the pause of `instant`.
@@ -22,11 +25,13 @@ const SLOW: &str = "[capture]\npause-limit = \"1ms\"\n";
 
 fn main() -> ExitCode {
     harness::run_in_pairs(&[
-        ("a_capture_killed_at_each_record", || killed_at_each_record("instant", "")),
-        ("a_capture_by_overlay_killed_at_each_record", || killed_at_each_record("overlay", "")),
+        ("a_capture_killed_at_each_record", || killed_at_each_record("instant", "", 10)),
+        ("a_capture_by_overlay_killed_at_each_record", || killed_at_each_record("overlay", "", 10)),
         ("a_capture_of_slow_storage_killed_at_each_record", || {
-            killed_at_each_record("instant", SLOW)
+            killed_at_each_record("instant", SLOW, 10)
         }),
+        ("a_capture_by_freeze_killed_at_each_record", || killed_at_each_record("freeze", "", 5)),
+        ("a_plain_capture_killed_at_each_record", || killed_at_each_record("plain", "", 5)),
         ("a_restore_killed_at_each_record", a_restore_killed_at_each_record),
         ("a_repair_killed_at_each_record", a_repair_killed_at_each_record),
         ("an_overlay_of_a_guest_that_is_off_is_discarded", an_overlay_is_discarded),
@@ -38,6 +43,17 @@ fn main() -> ExitCode {
 fn scene() -> Result<Scene, Box<dyn Error>> {
     let step = Duration::from_millis(10);
     Scene::of(World::new()?, &["one/a.raw", "two/b.raw"], |witness| witness.step(step))
+}
+
+/// A witness whose agent freezes its file systems.
+fn scene_with_agent() -> Result<Scene, Box<dyn Error>> {
+    let (world, step) = (World::new()?, Duration::from_millis(10));
+    let files = world.pool.path().join("one/files.ext4");
+    let describe = |it: Witness| it.memory_mib(192).step(step).files(&files).agent(Agent::Works);
+    let mut scene = Scene::of(world, &["one/a.raw"], describe)?;
+    scene.disks.push(files);
+    scene.agent_is_connected()?;
+    Ok(scene)
 }
 
 /// Kills a command as soon as its journal has so many lines more than it had, and answers with the
@@ -80,8 +96,9 @@ fn say(text: &str) {
     eprintln!("{text}");
 }
 
-fn killed_at_each_record(engine: &str, configuration: &str) -> Outcome {
-    let mut scene = scene()?;
+fn killed_at_each_record(engine: &str, configuration: &str, least: usize) -> Outcome {
+    let freezes = engine == "freeze";
+    let mut scene = if freezes { scene_with_agent() } else { scene() }?;
     scene.world.configure(configuration)?;
     let (mut kills, mut points) = (0, 0);
     for lines in 1.. {
@@ -98,6 +115,7 @@ fn killed_at_each_record(engine: &str, configuration: &str) -> Outcome {
             repair(&scene)?;
             assert_eq!(scene.life()?, life, "it was started anew");
             scene.is_well()?;
+            assert!(!(freezes && is_frozen(&scene.guest)?), "it is frozen");
             let there = listed(&scene)?;
             if there.len() > points {
                 points = there.len();
@@ -112,7 +130,7 @@ fn killed_at_each_record(engine: &str, configuration: &str) -> Outcome {
     }
     // What an effect came to is written with the next one's beginning, and the last records follow one
     // another fast: few moments are left in which a point is worth finishing.
-    assert!(kills >= 10 && points >= 1 && points < kills, "{kills} and {points}");
+    assert!(kills >= least && points >= 1 && points < kills, "{kills} and {points}");
     works(&mut scene)?;
     say(&format!("{kills} kills of a capture by {engine}, {points} of them finished by repair"));
     Ok(())
@@ -120,8 +138,20 @@ fn killed_at_each_record(engine: &str, configuration: &str) -> Outcome {
 
 /// A point that a repair published is no worse than others.
 fn as_good_as_any(scene: &mut Scene, point: &Point) -> Outcome {
-    assert_eq!(point.json["consistency"], "memory");
-    scene.restore(point, &["--no-safety-point", "--yes"])?;
+    if point.json["consistency"] == "memory" {
+        scene.restore(point, &["--no-safety-point", "--yes"])?;
+        return scene.is_well();
+    }
+    scene.guest.serial.skip_to_end()?;
+    let at = scene.at(&point.name);
+    scene.vitrify(0, &["restore", "--cold", "--force", "--no-safety-point", "--yes", &at])?;
+    let ready = scene.guest.serial.ready(BOOT)?;
+    // What had not reached a disk by then is not on it.
+    let counts = point.counts.start().saturating_sub(30)..=*point.counts.end();
+    assert!(ready.from == From::Cold && counts.contains(&ready.count), "{ready:?} of {counts:?}");
+    if point.json["consistency"] == "frozen" {
+        scene.agent_is_connected()?;
+    }
     scene.is_well()
 }
 

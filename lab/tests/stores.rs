@@ -1,4 +1,5 @@
-//! Memory stores that are slower than the guest, or that hang: the guest must not feel them.
+//! Memory stores that are slower than the guest, or that hang, and a folder of overlays that is full: the
+//! guest must not feel them.
 
 use std::error::Error;
 use std::fs;
@@ -16,6 +17,8 @@ use vitrify_lab::world::World;
 
 /// Size of a store, in MiB; sparse.
 const STORE_MIB: u64 = 4096;
+/// Size of a folder of overlays, in MiB.
+const OVERLAYS_MIB: u64 = 512;
 /// What a slow store takes.
 const SLOW: u64 = 20_000_000;
 /// What the guest makes dirty, in MB/s.
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         ("a_slow_store_without_one_is_given_up", a_slow_store_without_one),
         ("a_store_that_hangs_in_the_middle", || a_store_that_hangs("receive-memory")),
         ("a_store_that_hangs_before_the_first_page", || a_store_that_hangs("suspend")),
+        ("a_folder_of_overlays_that_fills_up", a_folder_of_overlays_that_fills_up),
     ])
 }
 
@@ -184,4 +188,36 @@ fn a_store_that_hangs(effect: &str) -> Outcome {
     scene.is_well()?;
     scene.vitrify(0, &["snapshot", "--engine", "instant", scene.guest.name()])?;
     scene.is_well()
+}
+
+/// QEMU suspends a guest that finds no room on its overlay. When its disks are back it goes on, also
+/// where it is a repair that brings them back.
+fn a_folder_of_overlays_that_fills_up() -> Outcome {
+    let (mut world, pool) = (World::new()?, Pool::btrfs(OVERLAYS_MIB)?);
+    world.overlays = pool.subvolume("overlays")?;
+    world.configure("")?;
+    let mut scene = Scene::of(world, &["one/a.raw", "two/b.raw"], |witness| witness)?;
+    for dies in [false, true] {
+        let (life, journal) = (scene.life()?, Journal::of(&scene.world.vitrify)?);
+        let words = ["snapshot", "--engine", "overlay", scene.guest.name()];
+        let process = scene.world.vitrify.start(&words)?;
+        let on_overlays = |lines: &[String]| has(lines, "begun", "snapshot-volumes");
+        assert!(journal.reaches(&process, LIMIT, on_overlays)?);
+        process.signal(Signal::STOP);
+        let full = pool.fill(0)?;
+        let deadline = Instant::now() + LIMIT;
+        while !scene.guest.virsh("domstate", &["--reason"])?.contains("I/O error") {
+            assert!(Instant::now() < deadline, "it found room");
+        }
+        process.signal(if dies { Signal::KILL } else { Signal::CONT });
+        let finished = process.finish(LIMIT)?;
+        match dies {
+            true => drop(scene.vitrify(0, &["repair"])?),
+            false => assert!(finished.status.success(), "{finished:?}"),
+        }
+        drop(full);
+        assert_eq!(scene.life()?, life);
+        scene.is_well()?;
+    }
+    Ok(())
 }

@@ -321,7 +321,7 @@ fn overlay_steps(member: &Member, how: Settle) -> Vec<Effect> {
     let guest = || member.guest.clone();
     let mut steps = vec![Effect::ListSnapshots { guest: guest() }];
     steps.extend(member.disks.iter().flat_map(step));
-    steps.push(Effect::MarkTorn { guest: guest() });
+    steps.extend([Effect::Retry { guest: guest() }, Effect::MarkTorn { guest: guest() }]);
     steps
 }
 
@@ -511,6 +511,7 @@ fn clears(step: &Effect) -> bool {
     matches!(
         step,
         Effect::RemoveOverlay { .. }
+            | Effect::Retry { .. }
             | Effect::MarkTorn { .. }
             | Effect::DestroySnapshots
             | Effect::DiscardPoint { .. }

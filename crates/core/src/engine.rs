@@ -149,6 +149,7 @@ fn releases(effect: &Effect) -> bool {
             | Effect::ListSnapshots { .. }
             | Effect::SettleOverlay { .. }
             | Effect::RemoveOverlay { .. }
+            | Effect::Retry { .. }
             | Effect::MarkTorn { .. }
     )
 }

@@ -147,6 +147,11 @@ fn of_guest(facts: &Facts<'_>, it: &GuestFacts) -> Vec<Finding> {
             let remedy = format!("'virsh resume {guest}' lets it run");
             found.push(finding(Kind::Paused, "it was suspended, not by vitrify".into(), remedy));
         }
+        GuestState::PausedOnError => {
+            let what = "it could not write to a disk, and QEMU suspended it".to_owned();
+            let remedy = format!("once there is room, 'virsh resume {guest}' lets it go on");
+            found.push(finding(Kind::Paused, what, remedy));
+        }
         GuestState::PausedOtherwise => {
             let what = "it is paused, and by nobody's 'virsh suspend'".to_owned();
             let remedy = format!("'virsh domstate --reason {guest}' tells why");
@@ -357,9 +362,10 @@ mod tests {
     #[test]
     fn what_others_do_is_named_with_what_ends_it() {
         type Row = (fn(&mut GuestFacts), &'static str, &'static str);
-        let rows: [Row; 10] = [
+        let rows: [Row; 11] = [
             (|it| it.guest.state = GuestState::PausedByUser, "it was suspended", "resume w"),
             (|it| it.guest.state = GuestState::PausedOtherwise, "it is paused", "domstate"),
+            (|it| it.guest.state = GuestState::PausedOnError, "it could not write", "resume w"),
             (|it| it.guest.job = Some("save".into()), "libvirt is in the", "domjobabort w"),
             (
                 |it| it.activity.block_jobs = vec![("vda".into(), "copy".into())],

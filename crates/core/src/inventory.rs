@@ -15,7 +15,9 @@ pub enum GuestState {
     Running,
     /// Suspended by somebody's `virsh suspend`.
     PausedByUser,
-    /// Suspended for another reason: an I/O error, a migration, a dump, a crash.
+    /// Suspended by QEMU, because it could not write to a disk, or read from it.
+    PausedOnError,
+    /// Suspended for another reason: a migration, a dump, a crash.
     PausedOtherwise,
     /// No process.
     ShutOff,

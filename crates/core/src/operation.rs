@@ -164,6 +164,11 @@ pub enum Effect {
         /// The disk.
         target: String,
     },
+    /// Let the guest go on where it found no room on an overlay: its disks are back.
+    Retry {
+        /// The guest.
+        guest: GuestName,
+    },
     /// Write down which snapshots others took meanwhile: what they hold of the disks is of no instant.
     MarkTorn {
         /// The guest.
@@ -243,6 +248,7 @@ impl Effect {
             | Self::ListSnapshots { guest }
             | Self::SettleOverlay { guest, .. }
             | Self::RemoveOverlay { guest, .. }
+            | Self::Retry { guest }
             | Self::MarkTorn { guest }
             | Self::SealMemory { guest }
             | Self::Publish { guest }
@@ -286,6 +292,7 @@ impl fmt::Display for Effect {
             Self::RemoveOverlay { guest, target } => {
                 write!(f, "remove the overlay file of {target} of {guest}")
             }
+            Self::Retry { guest } => write!(f, "let {guest} go on if it found no room"),
             Self::MarkTorn { guest } => {
                 write!(f, "look which snapshots of {guest} others took meanwhile")
             }

@@ -168,6 +168,10 @@ pub trait Hypervisor {
     /// its STOP event.
     fn resume(&self, guest: &GuestUuid, session: &Session) -> Answer<Option<Pause>>;
 
+    /// Lets a guest of this session go on that QEMU suspended because it could not write to a disk: it
+    /// tries that again. A guest in another state or session is left as it is.
+    fn retry(&self, guest: &GuestUuid, session: &Session) -> Answer<()>;
+
     /// Has the agent in a running guest of this session freeze the guest's file systems. Frozen
     /// already is fine. `Lacking` where no agent is there or it gives no sign of life, `Refused` in
     /// another session: then nothing was asked of it. After any other error it may freeze them all

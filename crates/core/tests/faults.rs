@@ -217,6 +217,7 @@ fn check_guest(fake: &Fake, guest: &FakeGuest) -> Result<(), String> {
         ensure(path.starts_with("/pool"), "it is on an overlay")?;
     }
     ensure(!guest.frozen, "it is frozen")?;
+    ensure(guest.state != GuestState::PausedOnError, "it was not let go on")?;
     ensure(guest.stream.is_none(), "a stream of its RAM is open")?;
     // Whatever was restored was restored whole: the guest could start from its disks.
     let files = fake.files();
@@ -411,7 +412,16 @@ fn commits_first_volume(fake: &Fake) -> (bool, bool) {
 /// repair meets one fault of each call.
 fn try_hands(scenario: Scenario, at: usize) -> usize {
     type Hand = (&'static str, fn(&Fake));
-    let hands: [Hand; 6] = [
+    let hands: [Hand; 7] = [
+        ("leaves an overlay no room", |fake| {
+            fake.change_guest(|it| {
+                if it.state == GuestState::Running
+                    && it.live.values().any(|it| it.starts_with("/overlays"))
+                {
+                    it.set_state(GuestState::PausedOnError);
+                }
+            });
+        }),
         ("suspends", |fake| fake.change_guest(|it| it.set_state(GuestState::PausedByUser))),
         ("resumes", |fake| fake.change_guest(|it| it.set_state(GuestState::Running))),
         ("thaws", |fake| fake.change_guest(|it| it.frozen = false)),

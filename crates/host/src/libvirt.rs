@@ -296,6 +296,10 @@ impl Hypervisor for Libvirt {
         self.let_go(guest, Hold::Suspended, self.resume_guest(guest, session))
     }
 
+    fn retry(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        self.retry_writes(guest, session)
+    }
+
     fn freeze(&self, guest: &GuestUuid, session: &Session, limit: Duration) -> Answer<()> {
         // It may take its limit twice, and 30 s more behind another program.
         let until = self.hold_limit().map(|it| 2 * limit + Duration::from_secs(30) + it);

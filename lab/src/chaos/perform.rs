@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal as Number;
 
 use super::Story;
-use super::round::{Hand, Moment, Operation, Round, Signal, Trouble};
+use super::round::{Hand, Moment, Operation, Place, Round, Signal, Trouble};
 use super::stage::Stage;
 use crate::journal::Journal;
 use crate::run::{Finished, RunError, Running, must, virsh};
@@ -54,9 +54,9 @@ pub(super) fn with_trouble(
             excuse.off = matches!(hand, Hand::Destroy | Hand::Shutdown | Hand::KillQemu);
             story.tell(format!("the other hand: {said}"));
         }
-        Trouble::Full(_, left_mib, _) if in_time => {
+        Trouble::Full(place, left_mib, _) if in_time => {
             full = Some(stage.pool().fill(left_mib)?);
-            excuse.has_no_room = true;
+            excuse.has_no_room = place == Place::Pool;
         }
         _ => {}
     }

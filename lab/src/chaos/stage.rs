@@ -14,7 +14,7 @@ use witness::slot::BootId;
 use super::round::{Disk, Ground, Place, Program, Round, Trouble};
 use crate::guest::Witness;
 use crate::pool::{Pool, PoolError};
-use crate::scene::{Point, SOON, Scene};
+use crate::scene::{Point, Scene};
 use crate::serial::Status;
 use crate::world::World;
 
@@ -106,7 +106,7 @@ impl Stage {
         let mut scene = Scene::of(world, &names, describe)?;
         if machine.program == Program::Agent {
             scene.disks.push(files);
-            agent_is_connected(&scene)?;
+            scene.agent_is_connected()?;
         }
         let (known, capture_time) = (Vec::new(), Duration::ZERO);
         Ok(Self { scene, spool, known, capture_time, extra, disks: disks.len() })
@@ -204,15 +204,4 @@ fn pool(ground: Ground, size_mib: u64) -> Result<Pool, PoolError> {
         Ground::Btrfs => Pool::btrfs(size_mib),
         Ground::Zfs => Pool::zfs(size_mib),
     }
-}
-
-/// libvirt tells nobody who asks by `virsh`: its definition says so.
-fn agent_is_connected(scene: &Scene) -> Result<(), Box<dyn Error>> {
-    let deadline = Instant::now() + SOON;
-    while !scene.guest.xml()?.contains("state='connected'") {
-        if Instant::now() > deadline {
-            return Err("the agent does not answer".into());
-        }
-    }
-    Ok(())
 }

@@ -214,12 +214,21 @@ fn member(
 
 fn check_idle(guest: &Guest, definition: &Definition) -> Result<(), CaptureError> {
     let busy = |doing: String| CaptureError::Busy { guest: guest.name.clone(), doing };
-    if guest.state == GuestState::PausedOtherwise {
-        return Err(busy(
-            "is paused, and not by its user: after an I/O error, a migration, a crash, or a restore \
-             with --paused ('virsh domstate --reason' tells)"
-                .into(),
-        ));
+    match guest.state {
+        GuestState::PausedOnError => {
+            return Err(busy(
+                "is paused, because it could not write to a disk: make room, then 'virsh resume' it"
+                    .into(),
+            ));
+        }
+        GuestState::PausedOtherwise => {
+            return Err(busy(
+                "is paused, and not by its user: after a migration, a crash, or a restore with \
+                 --paused ('virsh domstate --reason' tells)"
+                    .into(),
+            ));
+        }
+        GuestState::Running | GuestState::PausedByUser | GuestState::ShutOff => {}
     }
     if let Some(job) = &guest.job {
         return Err(busy(format!("is in the middle of a job of libvirt ({job})")));

@@ -251,6 +251,22 @@ impl Hypervisor for Fake {
         )
     }
 
+    fn retry(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        self.change(
+            "retry",
+            |_| {},
+            |state| {
+                if let Some(it) = state.guests.get_mut(guest)
+                    && it.session.as_ref() == Some(session)
+                    && it.state == GuestState::PausedOnError
+                {
+                    it.set_state(GuestState::Running);
+                }
+                Ok(())
+            },
+        )
+    }
+
     fn freeze(&self, guest: &GuestUuid, session: &Session, _: Duration) -> Answer<()> {
         let half = |state: &mut State| {
             if let Ok(guest) = state.guest(guest) {
@@ -463,7 +479,7 @@ impl FakeGuest {
         match it.state {
             GuestState::ShutOff => Err(Problem::failed(format!("guest {} is shut off", it.name))),
             GuestState::Running | GuestState::PausedByUser => it.in_session(session),
-            GuestState::PausedOtherwise => {
+            GuestState::PausedOnError | GuestState::PausedOtherwise => {
                 Err(Problem::refused(format!("guest {} is paused otherwise", it.name)))
             }
         }

@@ -224,6 +224,7 @@ fn check(plan: &Plan, records: &[Record], effect: &Effect) -> Result<(), TestCas
         Effect::DestroySnapshots
             | Effect::DiscardPoint { .. }
             | Effect::RemoveOverlay { .. }
+            | Effect::Retry { .. }
             | Effect::MarkTorn { .. }
     );
     if let (true, Plan::Capture(plan)) = (clears, plan) {

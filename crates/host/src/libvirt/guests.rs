@@ -160,6 +160,7 @@ fn guest_state(state: u32, reason: u32) -> GuestState {
     match (state, reason) {
         (c::VIR_DOMAIN_RUNNING | c::VIR_DOMAIN_BLOCKED, _) => GuestState::Running,
         (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_USER) => GuestState::PausedByUser,
+        (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_IOERROR) => GuestState::PausedOnError,
         (c::VIR_DOMAIN_SHUTOFF, _) => GuestState::ShutOff,
         // Paused for other reasons, crashed, asleep, on its way down, or newer than this program.
         _ => GuestState::PausedOtherwise,
@@ -193,7 +194,7 @@ mod tests {
             (c::VIR_DOMAIN_RUNNING, 1, GuestState::Running),
             (c::VIR_DOMAIN_BLOCKED, 0, GuestState::Running),
             (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_USER, GuestState::PausedByUser),
-            (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_IOERROR, GuestState::PausedOtherwise),
+            (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_IOERROR, GuestState::PausedOnError),
             (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_MIGRATION, GuestState::PausedOtherwise),
             (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_SNAPSHOT, GuestState::PausedOtherwise),
             (c::VIR_DOMAIN_PMSUSPENDED, 0, GuestState::PausedOtherwise),

@@ -63,6 +63,24 @@ impl Libvirt {
         }
     }
 
+    /// QEMU keeps the requests that failed and repeats them when it goes on.
+    pub(super) fn retry_writes(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
+        let domain = match self.domain(guest) {
+            Err(gone) if gone.kind == ProblemKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        let failed = |error| {
+            let message = format!("cannot let guest '{}' go on", name_of(&domain));
+            problem(message, &error)
+        };
+        match self.life(&domain)? {
+            (GuestState::PausedOnError, Some(life)) if life == *session => {
+                domain.resume().map(drop).map_err(failed)
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn stop_guest(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {
         let domain = match self.domain(guest) {
             Err(gone) if gone.kind == ProblemKind::NotFound => return Ok(()),

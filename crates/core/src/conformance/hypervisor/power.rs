@@ -9,6 +9,7 @@ pub(super) const RULES: &[(&str, Check)] = rules![
     suspending_and_resuming_may_be_repeated,
     another_life_is_left_alone,
     a_pause_for_another_reason_is_left_alone,
+    only_what_could_not_write_tries_again,
     a_guest_that_is_off_is_not_suspended_or_resumed,
     stopping_may_be_repeated,
     a_suspended_guest_is_stopped,
@@ -60,7 +61,20 @@ fn a_pause_for_another_reason_is_left_alone(fixture: &mut dyn Fixture) -> Verdic
     let refused = ProblemKind::Refused;
     fails("resuming", fixture.hypervisor().resume(&guest, &session), refused)?;
     fails("suspending", fixture.hypervisor().suspend(&guest, &session), refused)?;
+    ok("retry", fixture.hypervisor().retry(&guest, &session))?;
     is(fixture, GuestState::PausedOtherwise)
+}
+
+fn only_what_could_not_write_tries_again(fixture: &mut dyn Fixture) -> Verdict {
+    let (guest, session) = (fixture.guest(), session(fixture)?);
+    ok("retry of what runs", fixture.hypervisor().retry(&guest, &session))?;
+    is(fixture, GuestState::Running)?;
+    suspend(fixture)?;
+    ok("retry of what is suspended", fixture.hypervisor().retry(&guest, &session))?;
+    is(fixture, GuestState::PausedByUser)?;
+    stop(fixture)?;
+    ok("retry of what is off", fixture.hypervisor().retry(&guest, &session))?;
+    is(fixture, GuestState::ShutOff)
 }
 
 fn a_guest_that_is_off_is_not_suspended_or_resumed(fixture: &mut dyn Fixture) -> Verdict {

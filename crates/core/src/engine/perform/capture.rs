@@ -127,6 +127,10 @@ impl MemberCapture<'_> {
             Effect::RemoveOverlay { target, .. } => {
                 self.remove_overlay(self.disk(target)?).map(done)
             }
+            Effect::Retry { .. } => match &member.session {
+                Some(session) => world.hypervisor.retry(uuid, session).map(done),
+                None => Ok(Fact::Done),
+            },
             Effect::MarkTorn { .. } => self.mark_torn(),
             Effect::SealMemory { .. } => {
                 Ok(Fact::Sealed { memory: world.homes.seal_memory(uuid, point)? })
@@ -408,6 +412,8 @@ impl MemberCapture<'_> {
             Ok(pause) => Ok(pause.map_or(Fact::Done, Fact::Paused)),
             Err(problem) if problem.kind == ProblemKind::Dying => Err(problem),
             Err(problem) => match self.inspect_if_defined()? {
+                // It ran since we suspended it.
+                Some(guest) if guest.state == GuestState::PausedOnError => Ok(Fact::Done),
                 Some(guest) if guest.session.as_ref() == Some(session) => Err(problem),
                 _ => Ok(Fact::Done),
             },
