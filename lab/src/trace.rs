@@ -1,5 +1,6 @@
 //! All that a repair could change, so that one that has nothing to do can be shown to do nothing.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 
@@ -23,17 +24,27 @@ pub fn everything(world: &World, guest: &Guest) -> Result<String, Box<dyn Error>
     let found = must("find", &[&places[..], &["-printf", "%i %p\n"]].concat())?;
     let mut found: Vec<_> = found.lines().filter(|line| !line.contains(&locks)).collect();
     found.sort_unstable();
-    let mut text = found.join("\n");
+    let mut found: Vec<String> = found.into_iter().map(str::to_owned).collect();
     for entry in entries(&state.join("journal"))? {
-        text += &fs::read_to_string(entry)?;
+        found.push(fs::read_to_string(entry)?);
     }
-    text += &guest.state()?;
-    text += &guest.xml()?;
-    text += &guest.virsh("dumpxml", &["--inactive"])?;
-    text += &guest.virsh("snapshot-list", &["--name"])?;
+    found.extend([guest.state()?, guest.xml()?]);
+    found.push(guest.virsh("dumpxml", &["--inactive"])?);
+    found.push(guest.virsh("snapshot-list", &["--name"])?);
     if world.pool.kind() == Kind::Zfs {
         let whole = world.pool.dataset("")?;
-        text += &must("zfs", &["list", "-H", "-r", "-t", "all", "-o", "name,guid", &whole])?;
+        found.push(must("zfs", &["list", "-H", "-r", "-t", "all", "-o", "name,guid", &whole])?);
     }
-    Ok(text)
+    Ok(found.join("\n"))
+}
+
+/// The lines that only one of two such texts has; empty where they are the same.
+#[must_use]
+pub fn difference(before: &str, after: &str) -> String {
+    let only = |sign: &str, these: &str, those: &str| {
+        let those: BTreeSet<&str> = those.lines().collect();
+        let lines = these.lines().filter(|line| !those.contains(line));
+        lines.map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    only("-", before, after) + &only("+", after, before)
 }
