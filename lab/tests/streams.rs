@@ -16,7 +16,7 @@ use vitrify_lab::guest::Witness;
 use vitrify_lab::harness::{self, Outcome};
 use vitrify_lab::journal::Journal;
 use vitrify_lab::run::Finished;
-use vitrify_lab::scene::{Point, SOON, Scene};
+use vitrify_lab::scene::{BOOT, Point, SOON, Scene};
 use vitrify_lab::world::World;
 
 /// How long a command may take.
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ("killed_at_fifty_random_moments", killed_at_random_moments),
         ("resumed_by_somebody_else_in_the_pause", resumed_in_the_pause),
         ("resumed_by_somebody_else_as_the_stream_begins", resumed_as_the_stream_begins),
+        ("reset_by_somebody_else_in_the_pause", reset_in_the_pause),
         ("ram_that_another_process_writes_to", ram_of_another_process),
     ])
 }
@@ -101,8 +102,14 @@ fn killed_at_random_moments() -> Outcome {
     Ok(())
 }
 
-/// Captures, and resumes the guest while our process stands still, at this place in the journal.
-fn resumed_after(scene: &Scene, more: &[&str], effect: &str) -> Result<Finished, Box<dyn Error>> {
+/// Captures, and does something to the guest while our process stands still, at this place in the
+/// journal.
+fn with_hand(
+    scene: &Scene,
+    hand: &str,
+    more: &[&str],
+    effect: &str,
+) -> Result<Finished, Box<dyn Error>> {
     let journal = Journal::of(&scene.world.vitrify)?;
     let arguments = [&["snapshot", "--json", scene.guest.name()], more].concat();
     let process = scene.world.vitrify.start(&arguments)?;
@@ -111,29 +118,45 @@ fn resumed_after(scene: &Scene, more: &[&str], effect: &str) -> Result<Finished,
         |now: &[String]| now.iter().any(|it| it.contains(r#""done""#) && it.contains(&effect));
     assert!(journal.reaches(&process, LIMIT, done)?, "no {effect} in the journal");
     process.signal(Signal::STOP);
-    let resumed = scene.guest.resume();
+    let done = scene.guest.virsh(hand, &[]);
     process.signal(Signal::CONT);
-    resumed?;
+    done?;
     Ok(process.finish(LIMIT)?)
 }
 
 fn resumed_in_the_pause() -> Outcome {
     let mut scene = scene()?;
     for effect in ["suspend", "snapshot-volumes"] {
-        let finished = resumed_after(&scene, &["--engine", "instant"], effect)?;
+        let finished = with_hand(&scene, "resume", &["--engine", "instant"], effect)?;
         assert_eq!(finished.status.code(), Some(1), "{effect}: {finished:?}");
         assert!(finished.stderr.contains("somebody else"), "{effect}: {}", finished.stderr);
         assert_eq!(points(&scene)?, 0, "{effect}");
         scene.is_well()?;
     }
     // Free to choose, it takes the next engine, and says why.
-    let finished = resumed_after(&scene, &[], "snapshot-volumes")?;
+    let finished = with_hand(&scene, "resume", &[], "snapshot-volumes")?;
     assert!(finished.status.success(), "{finished:?}");
     let point: Value = serde_json::from_str(&finished.stdout)?;
     assert_eq!(point["engine"], "overlay");
     let reason = point["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("somebody else"), "{reason}");
     scene.is_well()
+}
+
+/// QEMU 10.0 would not survive it.
+fn reset_in_the_pause() -> Outcome {
+    let mut scene = scene()?;
+    for effect in ["suspend", "snapshot-volumes"] {
+        let life = scene.life()?;
+        scene.guest.serial.skip_to_end()?;
+        let finished = with_hand(&scene, "reset", &["--engine", "instant"], effect)?;
+        assert_eq!(finished.status.code(), Some(1), "{effect}: {finished:?}");
+        assert!(finished.stderr.contains("else reset guest"), "{effect}: {}", finished.stderr);
+        scene.guest.serial.ready(BOOT)?;
+        assert_eq!((points(&scene)?, scene.life()?), (0, life), "{effect}");
+        scene.is_well()?;
+    }
+    Ok(())
 }
 
 /// While QEMU sets the stream up it stops a guest again that somebody resumed, and completes as if

@@ -240,6 +240,11 @@ fn orphan(facts: &Facts<'_>, it: &SnapshotFacts) -> Option<Finding> {
     {
         return None;
     }
+    // Where there is none at all, more is wrong than a snapshot too many.
+    let remedy = match facts.points.is_empty() {
+        true => "there are no points here at all: is the memory store's drive mounted?".to_owned(),
+        false => format!("if no other store has its point, '{}' destroys it", it.destroy),
+    };
     Some(Finding {
         guest: None,
         kind: Kind::Snapshot,
@@ -247,7 +252,7 @@ fn orphan(facts: &Facts<'_>, it: &SnapshotFacts) -> Option<Finding> {
             "snapshot {} of {} was taken by vitrify, and no point here has it",
             snapshot.name, snapshot.volume
         ),
-        remedy: format!("if no other store has its point, '{}' destroys it", it.destroy),
+        remedy,
     })
 }
 
@@ -470,6 +475,9 @@ mod tests {
                 snapshots[0].found.points.as_deref() == Some(std::slice::from_ref(&theirs));
             assert_eq!(lines(&facts).is_empty(), !another);
         }
+        let snapshots = found("snapshot-2", Some(&[&own]));
+        let found = lines(&Facts { snapshots: &snapshots, ..facts(&[]) });
+        assert!(found.len() == 1 && found[0].ends_with("mounted?"), "{found:?}");
     }
 
     #[test]

@@ -282,12 +282,13 @@ pub(crate) struct RestoreArgs {
 ///
 /// Resumes a guest that we paused, thaws one that we froze, aborts our snapshot job, commits our
 /// overlays, removes what was never published, finishes or undoes a restore, and removes what a killed
-/// self-test left behind. It touches only what Vitrify's journal records as its own. Nothing to do: silence and exit status 0.
+/// self-test left behind. It touches only what the journal records as Vitrify's own, or where that is
+/// lost, the plan that is staged with a capture's point. Nothing to do: silence and exit status 0.
 ///
 /// What is not ours by that record is named on a line of its own, "left alone: ...", with the command
 /// that ends it, and stays as it is: a guest that somebody paused, a job of libvirt, a block job, an
-/// overlay, a switched-on capability, a snapshot or a staged file without a point. The exit status
-/// does not tell of it.
+/// overlay, a switched-on capability, a snapshot or a staged file without a point, a snapshot that
+/// another tool took while an overlay was being committed. The exit status does not tell of it.
 ///
 /// A guest that is shut off while its disk is on our overlay is left alone (exit status 3) until
 /// you say --commit or --discard.

@@ -43,7 +43,7 @@ pub(super) fn repair(stage: &mut Stage, round: &Round, story: &mut Story) -> Don
         _ => return Err(format!("repair ended with {:?}", said.code).into()),
     }
     let settled = everything(&stage.scene.world, &stage.scene.guest)?;
-    let again = stage.scene.vitrify(0, &["repair"])?;
+    let again = stage.scene.vitrify(0, &["repair", stage.scene.guest.name()])?;
     if !(again.stdout.is_empty() && again.stderr.is_empty()) {
         return Err(format!("a second repair was not silent: {again:?}").into());
     }

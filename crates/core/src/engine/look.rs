@@ -71,7 +71,8 @@ pub fn look_around(
     unfinished.retain(|it| only.is_none_or(|only| *only == it.guest));
     let files = look.keep(files(world, overlay_folder, &seen));
     let torn = look.keep(torn(world));
-    let points = world.homes.points();
+    // A drive that is not mounted is no empty store.
+    let points = world.homes.store().and_then(|_| world.homes.points());
     // Without the points every snapshot would seem to be nobody's.
     let snapshots = match points.is_ok() {
         true => look.keep(snapshots(world, &seen)),

@@ -154,6 +154,7 @@ impl Libvirt {
             let message = format!("{CAPABILITY} of guest '{}' was switched off", monitor.guest);
             return Err(Problem::failed(message));
         }
+        monitor.check_was_not_reset()?;
         let begun = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         self.streams.set(guest, Some(Opened { begun: Some(begun), ..opened }));
         let uri = format!("fd:{DESCRIPTOR}");
@@ -334,6 +335,19 @@ impl<'a> Monitor<'a> {
     fn ask(&self, name: &str, arguments: &Value) -> Answer<Value> {
         let reply = self.domain.qemu_monitor_command(&command(name, arguments), 0);
         self.judge(name, reply.map_err(|error| self.failed(name, &error))?)
+    }
+
+    /// QEMU 10.0 aborts when it is to save the RAM of a guest that was reset while it was suspended
+    /// ("invalid runstate transition: 'prelaunch' -> 'paused'"). libvirt calls such a guest paused.
+    fn check_was_not_reset(&self) -> Answer<()> {
+        let status = self.ask("query-status", &json!({}))?;
+        match status["status"].as_str() {
+            Some("paused") => Ok(()),
+            _ => Err(Problem::failed(format!(
+                "somebody else reset guest '{}' while it was suspended",
+                self.guest
+            ))),
+        }
     }
 
     fn failed(&self, name: &str, error: &virt::error::Error) -> Problem {
