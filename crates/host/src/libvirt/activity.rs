@@ -1,5 +1,8 @@
 //! What is going on with a guest that its definitions do not tell. Changes nothing.
 
+use virt::domain::Domain;
+use virt::domain_snapshot::DomainSnapshot;
+use virt::error::Error;
 use virt_sys as c;
 use vitrify_core::definition::Definition;
 use vitrify_core::inventory::Activity;
@@ -14,29 +17,52 @@ use super::{Libvirt, sys};
 impl Libvirt {
     pub(super) fn activity_of(&self, guest: &GuestUuid) -> Answer<Activity> {
         let domain = self.domain(guest)?;
-        let name = name_of(&domain);
-        let failed = |error| problem(format!("cannot see what guest '{name}' is at"), &error);
-        let snapshots = domain.list_all_snapshots(c::VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL);
-        let names = snapshots.map_err(failed)?.into_iter().map(|it| it.name());
-        let mut external_snapshots = names.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-        external_snapshots.sort();
-        let mut found = Activity { external_snapshots, ..Activity::default() };
+        let found =
+            Activity { external_snapshots: external_snapshots(&domain)?, ..Activity::default() };
         if domain.id().is_none() {
             return Ok(found);
         }
-        let definition = Definition::parse(&xml(&domain, 0).map_err(failed)?)
+        match self.activity_of_active(guest, &domain, found.clone()) {
+            // It ended meanwhile.
+            Err(_) if !domain.is_active().unwrap_or(true) => Ok(found),
+            seen => seen,
+        }
+    }
+
+    fn activity_of_active(
+        &self,
+        guest: &GuestUuid,
+        domain: &Domain,
+        mut found: Activity,
+    ) -> Answer<Activity> {
+        let name = name_of(domain);
+        let failed = |error| unseen(&name, &error);
+        let definition = Definition::parse(&xml(domain, 0).map_err(failed)?)
             .map_err(|error| Problem::failed(format!("guest '{name}'")).from(error))?;
         for disk in definition.disks.into_iter().filter(|it| it.source.path().is_some()) {
-            if let Some(kind) = sys::block_job(&domain, &disk.target).map_err(failed)? {
+            if let Some(kind) = sys::block_job(domain, &disk.target).map_err(failed)? {
                 found.block_jobs.push((disk.target, job_name(kind).to_owned()));
             }
         }
         // libvirt never sets the capability. Who did spoke to QEMU's monitor, and that taints a guest:
         // one that is not tainted need not be tainted by our question.
         found.background_snapshot =
-            sys::taints(&domain).map_err(failed)? > 0 && self.is_capable(guest)?;
+            sys::taints(domain).map_err(failed)? > 0 && self.is_capable(guest)?;
         Ok(found)
     }
+}
+
+fn external_snapshots(domain: &Domain) -> Answer<Vec<String>> {
+    let failed = |error| unseen(&name_of(domain), &error);
+    let found = domain.list_all_snapshots(c::VIR_DOMAIN_SNAPSHOT_LIST_EXTERNAL).map_err(failed)?;
+    let mut names =
+        found.iter().map(DomainSnapshot::name).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    names.sort();
+    Ok(names)
+}
+
+fn unseen(name: &str, error: &Error) -> Problem {
+    problem(format!("cannot see what guest '{name}' is at"), error)
 }
 
 /// `virDomainBlockJobType` in words.
