@@ -205,7 +205,7 @@ fn a_capture_killed_while_frozen() -> Outcome {
     scene.writes_on()?;
     scene.vitrify(0, &["repair"])?;
     assert!(!is_frozen(&scene.guest)?);
-    let again = scene.vitrify(0, &["repair"])?;
+    let again = scene.vitrify(0, &["repair", scene.guest.name()])?;
     assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""));
     scene.is_well()
 }

@@ -158,8 +158,9 @@ fn killed_in_the_middle() -> Outcome {
         assert!(cleaned.stdout.contains(&guest_of(&record)), "{}", cleaned.stdout);
         assert_eq!(traces(&scene)?, Vec::<PathBuf>::new());
         assert!(virsh(&["domstate", &guest_of(&record)]).is_err(), "its guest is still there");
+        // Of the guests of others there may be something to say.
         let again = scene.vitrify(0, &["repair"])?;
-        assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""));
+        assert!(!again.stdout.contains("self-test") && again.stderr.is_empty(), "{again:?}");
     }
     scene.is_well()
 }

@@ -200,11 +200,9 @@ fn boot_cold(scene: &mut Scene, point: &Point, boot: BootId) -> Result<u64, Fail
     check(&format!("it begins from count {count}, which its disks hold"), on_disk, &found)?;
     let later = scene.guest.serial.steps_on(STEPS, SOON)?;
     scene.check_counts_on(&later, ready.boot)?;
-    say(
-        "Had anything been left unfinished, `vitrify repair` would put it in order. It has nothing \
-         to say. The points are all still there, and the safety points with them.",
-    );
-    let said = vitrify(&scene.world.vitrify, &["repair"])?;
+    say("Had anything of it been left unfinished, `vitrify repair` would put it in order. It has \
+         nothing to say. The points are all still there, and the safety points with them.");
+    let said = vitrify(&scene.world.vitrify, &["repair", scene.guest.name()])?;
     check("there was nothing to repair", said.is_empty(), &said)?;
     let left = leftovers(&scene.world, &scene.guest, &scene.disks)?.join(", ");
     check("no overlay, spare copy or unpublished point lies about", left.is_empty(), &left)?;
