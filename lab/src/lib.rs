@@ -22,6 +22,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod leftovers;
 pub mod pool;
+pub mod program;
 pub mod run;
 pub mod scene;
 pub mod scratch;

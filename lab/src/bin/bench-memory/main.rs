@@ -11,11 +11,11 @@ mod stage;
 mod table;
 
 use std::error::Error;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use vitrify_lab::harness::{chain, missing};
 use vitrify_lab::interrupt::Interrupt;
+use vitrify_lab::program::{self, note, print};
 
 use options::{HELP, Options};
 use row::Rows;
@@ -25,17 +25,9 @@ use stage::Stage;
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = match Options::parse(&arguments) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print(HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(wrong) => {
-            note(&format!("{wrong}\n\n{HELP}"));
-            return ExitCode::from(2);
-        }
+    let options = match program::options(Options::parse, HELP) {
+        Ok(options) => options,
+        Err(status) => return status,
     };
     match missing().map_or_else(|| measure_all(&options), |reason| Err(reason.into())) {
         Ok(rows) => {
@@ -76,16 +68,4 @@ fn measure_all(options: &Options) -> Result<Rows, Failure> {
         }
     }
     Ok(rows)
-}
-
-/// A result. A reader that went away is no reason to leave a guest behind.
-fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-}
-
-/// A message.
-#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
-fn note(text: &str) {
-    eprintln!("{text}");
 }

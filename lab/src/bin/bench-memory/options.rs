@@ -1,5 +1,7 @@
 //! What to measure, from the command line.
 
+use vitrify_lab::program;
+
 /// The options, for people.
 pub(crate) const HELP: &str = "\
 cargo xtask bench memory [--full] [--sizes MIB,…] [--writers W,…] [--rounds N] [--rate MBPS]
@@ -83,26 +85,15 @@ impl Options {
     /// What is wrong, in words.
     pub(crate) fn parse(arguments: &[String]) -> Result<Option<Self>, String> {
         let mut options = Self::default();
-        let mut arguments = arguments.iter();
-        while let Some(name) = arguments.next() {
-            match name.as_str() {
-                "--help" | "-h" => return Ok(None),
-                "--full" => {
-                    options.sizes_mib = vec![256, 1024, 4096, 8192];
-                    continue;
-                }
-                _ => {}
-            }
-            let value = arguments.next().ok_or_else(|| format!("{name} wants a value"))?;
-            let number = |text: &str| {
-                text.parse::<u64>().map_err(|_| format!("{name}: '{text}' is not a whole number"))
-            };
+        let wanted = program::read(arguments, &["--full"], |name, value| {
+            let number = |text: &str| program::whole_number(name, text);
             let writer = |text: &str| {
                 let found = Writer::ALL.into_iter().find(|it| it.name() == text);
                 found.ok_or_else(|| format!("{name}: no guest writes '{text}'"))
             };
             let values = value.split(',');
-            match name.as_str() {
+            match name {
+                "--full" => options.sizes_mib = vec![256, 1024, 4096, 8192],
                 "--sizes" => options.sizes_mib = values.map(number).collect::<Result<_, _>>()?,
                 "--writers" => options.writers = values.map(writer).collect::<Result<_, _>>()?,
                 "--rounds" => options.rounds = number(value)?.max(1),
@@ -110,8 +101,9 @@ impl Options {
                 "--busy" => options.busy_mbps = number(value)?,
                 _ => return Err(format!("unknown: {name}")),
             }
-        }
-        Ok(Some(options))
+            Ok(())
+        })?;
+        Ok(wanted.then_some(options))
     }
 
     /// MB/s that a writer makes dirty.

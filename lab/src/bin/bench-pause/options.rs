@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vitrify_lab::program;
+
 use crate::ways::How;
 
 /// The options, for people.
@@ -51,19 +53,12 @@ impl Options {
     /// What is wrong, in words.
     pub(crate) fn parse(arguments: &[String]) -> Result<Option<Self>, String> {
         let mut options = Self::default();
-        let mut arguments = arguments.iter();
-        while let Some(name) = arguments.next() {
-            if matches!(name.as_str(), "--help" | "-h") {
-                return Ok(None);
-            }
-            let value = arguments.next().ok_or_else(|| format!("{name} wants a value"))?;
-            let number = |text: &str| {
-                text.parse::<u64>().map_err(|_| format!("{name}: '{text}' is not a whole number"))
-            };
+        let wanted = program::read(arguments, &[], |name, value| {
+            let number = |text: &str| program::whole_number(name, text);
             let way = |text: &str| {
                 How::named(text).ok_or_else(|| format!("{name}: '{text}' is no way to capture"))
             };
-            match name.as_str() {
+            match name {
                 "--ways" => options.ways = value.split(',').map(way).collect::<Result<_, _>>()?,
                 "--rounds" => options.rounds = number(value)?,
                 "--rates" => {
@@ -74,8 +69,9 @@ impl Options {
                 "--fill" => options.fill_mib = Some(number(value)?),
                 _ => return Err(format!("unknown: {name}")),
             }
-        }
-        Ok(Some(options))
+            Ok(())
+        })?;
+        Ok(wanted.then_some(options))
     }
 
     /// How much of the RAM is filled.

@@ -7,13 +7,13 @@ mod options;
 
 use std::error::Error;
 use std::fs;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use vitrify_lab::chaos::{Broken, Ground, Round, play};
 use vitrify_lab::harness::{chain, missing};
 use vitrify_lab::interrupt::Interrupt;
+use vitrify_lab::program::{self, note, print};
 
 use options::{HELP, Options};
 
@@ -22,17 +22,9 @@ const DROP_IN: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/vitrify";
 const PACKAGED: &str = include_str!("../../../../packaging/apparmor/vitrify");
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = match Options::parse(&arguments) {
-        Ok(Some(options)) => options,
-        Ok(None) => {
-            print(HELP);
-            return ExitCode::SUCCESS;
-        }
-        Err(wrong) => {
-            note(&format!("{wrong}\n\n{HELP}"));
-            return ExitCode::from(2);
-        }
+    let options = match program::options(Options::parse, HELP) {
+        Ok(options) => options,
+        Err(status) => return status,
     };
     match prepare(&options).and_then(|()| play_all(&options)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,16 +83,4 @@ fn explain(broken: Broken, options: &Options, number: u64) -> String {
         options.seed,
         options.again(number)
     )
-}
-
-/// A result. A reader that went away is no reason to leave a guest behind.
-fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-}
-
-/// A message.
-#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
-fn note(text: &str) {
-    eprintln!("{text}");
 }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use vitrify_lab::chaos::Ground;
+use vitrify_lab::program;
 
 /// The options, for people.
 pub(crate) const HELP: &str = "\
@@ -32,24 +33,18 @@ impl Options {
     /// What is wrong, in words.
     pub(crate) fn parse(arguments: &[String]) -> Result<Option<Self>, String> {
         let mut options = Self { ground: Ground::Btrfs, seed: 1, rounds: 10, round: None };
-        let mut arguments = arguments.iter();
-        while let Some(name) = arguments.next() {
-            if matches!(name.as_str(), "--help" | "-h") {
-                return Ok(None);
-            }
-            let value = arguments.next().ok_or_else(|| format!("{name} wants a value"))?;
-            let number = || {
-                value.parse::<u64>().map_err(|_| format!("{name}: '{value}' is not a whole number"))
-            };
-            match name.as_str() {
+        let wanted = program::read(arguments, &[], |name, value| {
+            let number = || program::whole_number(name, value);
+            match name {
                 "--rounds" => options.rounds = number()?,
                 "--seed" => options.seed = number()?,
                 "--round" => options.round = Some(number()?),
                 "--on" => options.ground = ground(value)?,
                 _ => return Err(format!("unknown: {name}")),
             }
-        }
-        Ok(Some(options))
+            Ok(())
+        })?;
+        Ok(wanted.then_some(options))
     }
 
     /// The numbers of the rounds.
