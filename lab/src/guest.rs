@@ -1,9 +1,10 @@
 //! Witness guests: described, defined in libvirt, started, and gone without a trace when dropped.
 
+use std::error::Error;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use witness::params::Agent;
 
@@ -386,6 +387,21 @@ impl Guest {
     /// [`RunError`].
     pub fn xml(&self) -> Result<String, RunError> {
         self.virsh("dumpxml", &[])
+    }
+
+    /// Waits until libvirt sees the guest's agent in this state, `connected` or `disconnected`: a moment
+    /// after it was started or ended. `virsh` tells nobody who asks; the definition says so.
+    ///
+    /// # Errors
+    /// [`RunError`], or that it is not within the limit.
+    pub fn agent_becomes(&self, state: &str, limit: Duration) -> Result<(), Box<dyn Error>> {
+        let deadline = Instant::now() + limit;
+        while !self.xml()?.contains(&format!("state='{state}'")) {
+            if Instant::now() > deadline {
+                return Err(format!("the agent is not {state}").into());
+            }
+        }
+        Ok(())
     }
 
     /// Any other virsh command that takes a guest first.

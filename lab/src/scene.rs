@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use witness::line::Line;
@@ -223,21 +223,6 @@ impl Scene {
         self.guest.restore(&file)?;
         self.guest.serial.skip_to_end()?;
         self.guest.serial.steps_on(10, SOON)?;
-        Ok(())
-    }
-
-    /// Waits until the guest's agent listens. libvirt tells nobody who asks by `virsh`: its definition
-    /// says so.
-    ///
-    /// # Errors
-    /// See [`Self::new`].
-    pub fn agent_is_connected(&self) -> Tried {
-        let deadline = Instant::now() + SOON;
-        while !self.guest.xml()?.contains("state='connected'") {
-            if Instant::now() > deadline {
-                return Err("the agent does not answer".into());
-            }
-        }
         Ok(())
     }
 

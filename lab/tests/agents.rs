@@ -72,7 +72,7 @@ impl Scene {
         let mut scene = Self { guest, files, libvirt, uuid, session, _world: world };
         scene.written_after(0)?;
         if matches!(agent, Some(agent) if agent != Agent::Absent) {
-            scene.agent_listens()?;
+            scene.guest.agent_becomes("connected", SOON)?;
         }
         Ok(scene)
     }
@@ -83,17 +83,6 @@ impl Scene {
 
     fn thaw(&self, limit: Duration) -> Result<bool, Problem> {
         self.libvirt.thaw_guest(&self.uuid, &self.session, limit)
-    }
-
-    /// The agent opens its port a moment after it was started.
-    fn agent_listens(&self) -> Outcome {
-        let deadline = Instant::now() + SOON;
-        while !self.guest.xml()?.contains("state='connected'") {
-            if Instant::now() > deadline {
-                return Err("the agent does not listen".into());
-            }
-        }
-        Ok(())
     }
 
     /// Waits until the guest has written a count above this one, and says which.

@@ -52,7 +52,7 @@ fn scene_with_agent() -> Result<Scene, Box<dyn Error>> {
     let describe = |it: Witness| it.memory_mib(192).step(step).files(&files).agent(Agent::Works);
     let mut scene = Scene::of(world, &["one/a.raw"], describe)?;
     scene.disks.push(files);
-    scene.agent_is_connected()?;
+    scene.guest.agent_becomes("connected", SOON)?;
     Ok(scene)
 }
 
@@ -150,7 +150,7 @@ fn as_good_as_any(scene: &mut Scene, point: &Point) -> Outcome {
     let counts = point.counts.start().saturating_sub(30)..=*point.counts.end();
     assert!(ready.from == From::Cold && counts.contains(&ready.count), "{ready:?} of {counts:?}");
     if point.json["consistency"] == "frozen" {
-        scene.agent_is_connected()?;
+        scene.guest.agent_becomes("connected", SOON)?;
     }
     scene.is_well()
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -77,7 +77,7 @@ impl Scene {
         let mut scene = Self { guest, files, world };
         scene.writes_on()?;
         if agent.is_some() {
-            scene.agent_is("connected")?;
+            scene.guest.agent_becomes("connected", SOON)?;
         }
         Ok(scene)
     }
@@ -110,16 +110,6 @@ impl Scene {
         self.guest.serial.skip_to_end()?;
         let is_note = |line: &Line| matches!(line, Line::Note { what, .. } if what == "files");
         self.guest.serial.wait_for("count in files", SOON, is_note)?;
-        Ok(())
-    }
-
-    fn agent_is(&self, state: &str) -> Outcome {
-        let deadline = Instant::now() + SOON;
-        while !self.guest.xml()?.contains(&format!("state='{state}'")) {
-            if Instant::now() > deadline {
-                return Err(format!("the agent is not {state}").into());
-            }
-        }
         Ok(())
     }
 
@@ -214,7 +204,7 @@ fn a_capture_killed_while_frozen() -> Outcome {
 fn an_agent_killed_while_frozen() -> Outcome {
     let mut scene = Scene::new(Some(Agent::DiesFrozen))?;
     let process = scene.caught_frozen(Signal::STOP)?;
-    scene.agent_is("disconnected")?;
+    scene.guest.agent_becomes("disconnected", SOON)?;
     process.signal(Signal::CONT);
     let ended = process.finish(LIMIT)?;
     assert!(!ended.status.success(), "{ended:?}");
@@ -226,7 +216,7 @@ fn an_agent_killed_while_frozen() -> Outcome {
     scene.guest.virsh("reset", &[])?;
     scene.guest.serial.skip_to_end()?;
     scene.guest.serial.ready(BOOT)?;
-    scene.agent_is("connected")?;
+    scene.guest.agent_becomes("connected", SOON)?;
     scene.vitrify(0, &["repair"])?;
     scene.is_well()
 }

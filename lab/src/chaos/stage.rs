@@ -14,7 +14,7 @@ use witness::slot::BootId;
 use super::round::{Disk, Ground, Place, Program, Round, Trouble};
 use crate::guest::Witness;
 use crate::pool::{Pool, PoolError};
-use crate::scene::{Point, Scene};
+use crate::scene::{Point, SOON, Scene};
 use crate::serial::Status;
 use crate::world::World;
 
@@ -106,7 +106,7 @@ impl Stage {
         let mut scene = Scene::of(world, &names, describe)?;
         if machine.program == Program::Agent {
             scene.disks.push(files);
-            scene.agent_is_connected()?;
+            scene.guest.agent_becomes("connected", SOON)?;
         }
         let (known, capture_time) = (Vec::new(), Duration::ZERO);
         Ok(Self { scene, spool, known, capture_time, extra, disks: disks.len() })
