@@ -341,6 +341,24 @@ fn try_pairs(scenario: Scenario, at: usize) -> usize {
     cases
 }
 
+/// A repair that meets a fault at one of its calls, and then undisturbed ones; whether it was met.
+fn repair_with_fault(
+    fake: &Fake,
+    repair: fn(&Fake, Settle) -> Answer<()>,
+    (at, kind): (usize, FaultKind),
+) -> bool {
+    let fault = Fault { at: fake.calls() + at, kind };
+    fake.schedule(&[fault]);
+    let _ = repair(fake, Settle::Commit);
+    let was_met = fake.calls() > fault.at;
+    fake.schedule(&[]);
+    fake.revive();
+    for word in [Settle::Commit, Settle::CommitOffline] {
+        repair(fake, word).unwrap();
+    }
+    was_met
+}
+
 /// A world in which the operation has died at that call, unless it does not die of that.
 fn dead(start: &(Fake, Plan), at: usize, kind: FaultKind) -> Option<Fake> {
     let fake = start.0.clone();
@@ -366,15 +384,7 @@ fn try_without_journal(scenario: Scenario, at: usize) -> usize {
                 0 => fake.lose_journal(),
                 _ => fake.damage_journal(),
             }
-            let fault = Fault { at: fake.calls() + second_at, kind: second };
-            fake.schedule(&[fault]);
-            let _ = repair_all(&fake, Settle::Commit);
-            let was_met = fake.calls() > fault.at;
-            fake.schedule(&[]);
-            fake.revive();
-            for word in [Settle::Commit, Settle::CommitOffline] {
-                repair_all(&fake, word).unwrap();
-            }
+            let was_met = repair_with_fault(&fake, repair_all, (second_at, second));
             check(&fake, scenario, &start.0).unwrap_or_else(|what| {
                 panic!("{scenario:?}: {kind:?} at {at}, {second:?} at {second_at}: {what}")
             });
@@ -451,15 +461,7 @@ fn try_hands(scenario: Scenario, at: usize) -> usize {
                 };
                 let before = theirs(&fake);
                 let takes = what == "takes a snapshot";
-                let fault = Fault { at: fake.calls() + second_at, kind: second };
-                fake.schedule(&[fault]);
-                let _ = repair(&fake, Settle::Commit);
-                let was_met = fake.calls() > fault.at;
-                fake.schedule(&[]);
-                fake.revive();
-                for word in [Settle::Commit, Settle::CommitOffline] {
-                    repair(&fake, word).unwrap();
-                }
+                let was_met = repair_with_fault(&fake, repair, (second_at, second));
                 let marked = !fake.torn().unwrap().is_empty();
                 let settled = check_settled(&fake).and_then(|()| {
                     ensure(theirs(&fake) == before, "somebody's snapshot is gone")?;

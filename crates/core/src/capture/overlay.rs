@@ -93,9 +93,7 @@ impl Refusal {
             ),
         }
     }
-}
 
-impl Refusal {
     /// Whether it keeps the guest's other disks from being committed as well: their bases then would
     /// be of another instant than this one.
     pub fn keeps_others(&self) -> bool {

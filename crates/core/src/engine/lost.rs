@@ -64,11 +64,9 @@ pub fn rebuild(world: &World<'_>, mut plan: CapturePlan) -> Answer<JournalEntry>
 /// # Errors
 /// Where the journal cannot be written.
 pub fn reopen(world: &World<'_>, entry: &JournalEntry) -> Answer<()> {
-    set_aside(world, &entry.plan)?;
-    world.journal.open(&entry.plan, &entry.records)
-}
-
-fn set_aside(world: &World<'_>, plan: &Plan) -> Answer<()> {
     let damaged = world.journal.damaged()?;
-    damaged.iter().filter(|it| it.id == *plan.id()).try_for_each(|it| world.journal.set_aside(it))
+    for its in damaged.iter().filter(|it| it.id == *entry.plan.id()) {
+        world.journal.set_aside(its)?;
+    }
+    world.journal.open(&entry.plan, &entry.records)
 }
