@@ -179,7 +179,7 @@ fn resumed_as_the_stream_begins() -> Outcome {
         // It may run already.
         let _ = scene.guest.resume();
         let finished = process.finish(LIMIT)?;
-        scene.is_well()?;
+        scene.is_well().map_err(|error| format!("{error}; it ended with {finished:?}"))?;
         let after = scene.guest.serial.steps_on(1, SOON)?;
         let had = points(&scene)?;
         if !finished.status.success() {

@@ -46,7 +46,7 @@ impl Libvirt {
             (GuestState::Running, Some(found)) if found == *session => {
                 Ok(self.streams.mark(guest).and_then(|mark| self.pause_since(mark, guest)))
             }
-            (GuestState::PausedByUser, Some(found)) if found == *session => {
+            (state, Some(found)) if found == *session && self.is_stopped_by_us(state, guest) => {
                 let stop = self.log.last_stop(guest.as_str());
                 match domain.resume() {
                     Ok(_) => {}
@@ -60,6 +60,16 @@ impl Libvirt {
                 Ok(stop.and_then(|mark| self.pause_since(mark, guest)))
             }
             found => Err(not_as_left(&name, &found, session, "resumed")),
+        }
+    }
+
+    /// While QEMU sets a stream up it stops a guest again that somebody resumed. libvirt, which was not
+    /// asked to, knows no reason.
+    fn is_stopped_by_us(&self, state: GuestState, guest: &GuestUuid) -> bool {
+        match state {
+            GuestState::PausedByUser => true,
+            GuestState::PausedOtherwise => self.streams.is_begun(guest),
+            _ => false,
         }
     }
 

@@ -78,6 +78,11 @@ impl Streams {
         }
     }
 
+    /// Whether a guest's RAM is streaming, or was and is not closed.
+    pub(super) fn is_begun(&self, guest: &GuestUuid) -> bool {
+        self.get(guest).is_some_and(|it| it.begun.is_some())
+    }
+
     /// The place in the log of events from which on a guest's stream counts.
     pub(super) fn mark(&self, guest: &GuestUuid) -> Option<Mark> {
         self.get(guest).map(|it| it.mark)
