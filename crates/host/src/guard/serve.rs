@@ -1,7 +1,7 @@
 //! The guard's own end. Once it is ready it opens no files: what it works for may be a host whose
 //! disks do not answer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -87,16 +87,14 @@ fn watch<R: Releases>(
         let next = armed.values().filter_map(|it| it.until).min();
         if !readable(&socket, next)? {
             let now = Instant::now();
-            let late: Vec<_> = armed
+            let is_late = |it: &Armed| it.until.is_some_and(|until| until <= now);
+            let late: HashSet<_> = armed
                 .iter()
-                .filter(|(_, it)| it.until.is_some_and(|until| until <= now))
-                .map(|(key, _)| key.clone())
+                .filter(|(_, it)| is_late(it))
+                .map(|((guest, _), _)| guest.clone())
                 .collect();
-            for key in late {
-                if let Some(it) = armed.remove(&key) {
-                    strike(releases, key, it, parent, tell);
-                }
-            }
+            let held = armed.extract_if(|(guest, _), _| late.contains(guest)).collect();
+            strike_all(releases, held, parent, tell);
             continue;
         }
         let mut bytes = [0; 4096];
@@ -120,13 +118,22 @@ fn watch<R: Releases>(
             }
         }
     }
-    // What was suspended first: a guest that stands still is the worst.
-    let mut left: Vec<_> = armed.into_iter().collect();
-    left.sort_by_key(|((_, hold), _)| *hold != Hold::Suspended);
-    for (key, it) in left {
-        strike(releases, key, it, None, tell);
-    }
+    strike_all(releases, armed.into_iter().collect(), None, tell);
     Ok(())
+}
+
+/// Lets go of all that these guests are held by.
+fn strike_all<R: Releases>(
+    releases: &Arc<R>,
+    mut held: Vec<((GuestUuid, Hold), Armed)>,
+    parent: Option<Pid>,
+    tell: &dyn Fn(&str),
+) {
+    // What was suspended first: a guest that stands still is the worst, and its agent cannot thaw it.
+    held.sort_by_key(|((_, hold), _)| *hold != Hold::Suspended);
+    for (key, it) in held {
+        strike(releases, key, it, parent, tell);
+    }
 }
 
 /// Whether there is something to read, before this instant.
@@ -246,7 +253,19 @@ mod tests {
 
     #[test]
     fn what_is_held_for_too_long_is_let_go_once() {
-        let found = guarded(&[arm(1, Hold::Suspended, Some(Duration::from_millis(1)))], 1);
+        let short = Some(Duration::from_millis(1));
+        let found = guarded(&[arm(1, Hold::Suspended, short)], 1);
         assert_eq!(found, [(guest(1).to_string(), 1, Hold::Suspended)]);
+    }
+
+    #[test]
+    fn a_guest_is_thawed_once_it_runs() {
+        let held = [
+            arm(1, Hold::Suspended, Some(Duration::from_secs(600))),
+            arm(1, Hold::Frozen, Some(Duration::from_millis(1))),
+        ];
+        let guest = guest(1).to_string();
+        let wanted = [(guest.clone(), 1, Hold::Suspended), (guest, 1, Hold::Frozen)];
+        assert_eq!(guarded(&held, 2), wanted);
     }
 }
