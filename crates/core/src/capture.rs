@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::error::CaptureError;
 pub use self::plan::{Facts, GuestFacts, GuestRequest, Naming, Planned, Request, plan};
-use crate::inventory::{GuestState, ObjectId, Session};
+use crate::inventory::{FoundSnapshot, GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::UncoveredDisk;
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
 use crate::operation::{Effect, Fact, Failure, History, Next, Outcome, Record, Settle};
@@ -293,6 +293,17 @@ impl CapturePlan {
             took.as_millis(),
             self.pause_limit_ms,
         )
+    }
+
+    /// Those of its volumes' snapshots that it took: of its name, not there when it was planned, and
+    /// for none but its points.
+    pub fn own_snapshots(&self, found: Vec<FoundSnapshot>) -> Vec<Snapshot> {
+        let is_own = |it: &FoundSnapshot| {
+            it.snapshot.name == self.name
+                && !self.known_snapshots.contains(&it.snapshot.id)
+                && self.members.iter().any(|member| it.may_be_of(&member.point))
+        };
+        found.into_iter().filter(is_own).map(|it| it.snapshot).collect()
     }
 
     /// The guest of this name.

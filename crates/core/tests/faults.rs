@@ -31,7 +31,7 @@ enum Scenario {
     CaptureSuspended,
     CaptureOff,
     CaptureManagedSave,
-    CaptureFrozen,
+    CaptureFrozen { disks: usize },
     CaptureSet,
     CaptureMemorySet,
     CaptureSlowSet,
@@ -42,7 +42,7 @@ enum Scenario {
 }
 
 impl Scenario {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::CaptureMemory { disks: 1 },
         Self::CaptureMemory { disks: 2 },
         Self::CaptureOverlay { disks: 1 },
@@ -52,7 +52,8 @@ impl Scenario {
         Self::CaptureSuspended,
         Self::CaptureOff,
         Self::CaptureManagedSave,
-        Self::CaptureFrozen,
+        Self::CaptureFrozen { disks: 1 },
+        Self::CaptureFrozen { disks: 2 },
         Self::CaptureSet,
         Self::CaptureMemorySet,
         Self::CaptureSlowSet,
@@ -72,7 +73,7 @@ impl Scenario {
                 | Self::CaptureSuspended
                 | Self::CaptureOff
                 | Self::CaptureManagedSave
-                | Self::CaptureFrozen
+                | Self::CaptureFrozen { .. }
                 | Self::CaptureSet
                 | Self::CaptureMemorySet
                 | Self::CaptureSlowSet
@@ -85,6 +86,7 @@ impl Scenario {
             Self::CaptureMemory { disks }
             | Self::CaptureOverlay { disks }
             | Self::CaptureSlow { disks }
+            | Self::CaptureFrozen { disks }
             | Self::RestoreMemory { disks } => disks,
             _ => 2,
         };
@@ -106,10 +108,10 @@ impl Scenario {
         let mut request = capture_request(1);
         request.guests[0].consistency = match self {
             Self::CaptureSuspended => Some(Consistency::Crash),
-            Self::CaptureFrozen => Some(Consistency::Frozen),
+            Self::CaptureFrozen { .. } => Some(Consistency::Frozen),
             _ => None,
         };
-        fake.change_guest(|guest| guest.agent = matches!(self, Self::CaptureFrozen));
+        fake.change_guest(|guest| guest.agent = matches!(self, Self::CaptureFrozen { .. }));
         if matches!(self, Self::CaptureOverlay { .. }) {
             request.guests[0].engine = Some(Engine::Overlay);
         }
@@ -581,18 +583,24 @@ fn a_stream_that_is_somebody_elses_is_left_alone() {
 #[test]
 fn what_others_do_meanwhile_spoils_the_point() {
     type Row = (Scenario, fn(&Effect) -> bool, fn(&mut FakeGuest), &'static str);
-    let rows: [Row; 6] = [
+    let rows: [Row; 7] = [
         (
-            Scenario::CaptureFrozen,
+            Scenario::CaptureFrozen { disks: 2 },
             |it| matches!(it, Effect::Thaw { .. }),
             |guest| guest.frozen = false,
             "thawed by somebody else",
         ),
         (
-            Scenario::CaptureFrozen,
+            Scenario::CaptureFrozen { disks: 1 },
             |it| matches!(it, Effect::SnapshotVolumes),
             |guest| guest.frozen = false,
             "were thawed while",
+        ),
+        (
+            Scenario::CaptureFrozen { disks: 2 },
+            |it| matches!(it, Effect::SnapshotVolumes),
+            |guest| guest.state = GuestState::Running,
+            "somebody else changed",
         ),
         (
             Scenario::CaptureMemory { disks: 2 },

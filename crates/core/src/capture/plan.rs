@@ -195,8 +195,12 @@ fn member(
         state: guest.state,
         session: guest.session.clone(),
         // Two instants of a guest that runs on are not even a pulled power cord.
-        suspend: chosen.engine == Engine::Instant
-            || chosen.engine == Engine::Plain && runs && cover.groups.len() > 1,
+        suspend: match chosen.engine {
+            Engine::Instant => true,
+            // What is on no file system is written on while those are frozen.
+            Engine::Freeze | Engine::Plain => runs && cover.groups.len() > 1,
+            Engine::Overlay => false,
+        },
         no_overlays,
         engine: chosen.engine,
         reason: chosen.reason,

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use crate::capture::{CapturePlan, doubted};
 use crate::foreign::bound;
-use crate::inventory::FoundSnapshot;
 use crate::operation::{Fact, JournalEntry, Plan};
 use crate::ports::{Answer, World};
 
@@ -47,11 +46,8 @@ pub fn rebuild(world: &World<'_>, mut plan: CapturePlan) -> Answer<JournalEntry>
         }
         published.insert(&point.id);
     }
-    let is_own = |it: &FoundSnapshot| {
-        it.snapshot.name == plan.name && !plan.known_snapshots.contains(&it.snapshot.id)
-    };
-    let found = world.storage.snapshots(&plan.volumes)?.into_iter().filter(is_own);
-    let snapshots = Fact::Snapshots { snapshots: found.map(|it| it.snapshot).collect(), time };
+    let snapshots = plan.own_snapshots(world.storage.snapshots(&plan.volumes)?);
+    let snapshots = Fact::Snapshots { snapshots, time };
     let records = doubted(&plan, &published, &snapshots);
     if published.is_empty() {
         plan.known_snapshots.extend(bound(&points).into_iter().cloned());

@@ -10,9 +10,7 @@ use crate::capture::{
 };
 use crate::definition::Definition;
 use crate::engine::definition_of;
-use crate::inventory::{
-    AnySnapshot, Disk, FoundSnapshot, Guest, GuestState, Owner, Session, Snapshot,
-};
+use crate::inventory::{AnySnapshot, Disk, Guest, GuestState, Owner, Session, Snapshot};
 use crate::manifest::{Manifest, PointDisk, VERSION};
 use crate::operation::{Effect, Fact, History, Settle};
 use crate::ports::{Answer, Commit, FileContent, NamedFile, OverlayDisk, STAGED_PLAN, World};
@@ -63,17 +61,10 @@ impl Capture<'_> {
         Ok(Fact::Snapshots { snapshots, time })
     }
 
-    /// The snapshots that this capture took without living to record it: of its name, and not
-    /// there when it was planned.
+    /// The snapshots that this capture took without living to record it.
     fn unrecorded_snapshots(&self) -> Answer<Vec<Snapshot>> {
-        let plan = self.plan;
-        let is_own = |found: &FoundSnapshot| {
-            found.snapshot.name == plan.name
-                && !plan.known_snapshots.contains(&found.snapshot.id)
-                && plan.members.iter().any(|it| found.may_be_of(&it.point))
-        };
-        let found = self.world.storage.snapshots(&plan.volumes)?;
-        Ok(found.into_iter().filter(is_own).map(|it| it.snapshot).collect())
+        let found = self.world.storage.snapshots(&self.plan.volumes)?;
+        Ok(self.plan.own_snapshots(found))
     }
 
     fn destroy_snapshots(&self) -> Answer<()> {
@@ -346,7 +337,8 @@ impl MemberCapture<'_> {
             // Its stream does not begin where it runs, and is judged by QEMU's events at the end: what
             // is asked of libvirt now lengthens the pause.
             (Engine::Instant, _) if !self.takes_overlays() => return Ok(()),
-            (Engine::Freeze, _) => return self.check_frozen(),
+            // The agent of a suspended guest does not answer. It is asked at the thaw.
+            (Engine::Freeze, false) => return self.check_frozen(),
             _ => self.inspect()?,
         };
         let stands = match member.suspend && !self.takes_overlays() {
