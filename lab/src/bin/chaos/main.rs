@@ -7,6 +7,7 @@ mod options;
 
 use std::error::Error;
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -39,7 +40,9 @@ fn prepare(options: &Options) -> Result<(), Box<dyn Error>> {
     match options.ground {
         Ground::Btrfs => missing().map_or(Ok(()), |reason| Err(reason.into())),
         Ground::Zfs if std::env::var("VITRIFY_LAB").is_ok_and(|machine| machine == "zfs") => {
-            Ok(fs::write(DROP_IN, PACKAGED)?)
+            let drop_in = Path::new(DROP_IN);
+            fs::create_dir_all(drop_in.parent().ok_or("it lies nowhere")?)?;
+            Ok(fs::write(drop_in, PACKAGED)?)
         }
         Ground::Zfs => Err("ZFS is in the lab's machine: cargo xtask chaos --on zfs".into()),
     }
