@@ -96,8 +96,12 @@ impl Story {
 
 fn in_order(stage: &mut Stage, round: &Round, story: &mut Story) -> Result<(), Box<dyn Error>> {
     stage.capture_history(round)?;
+    let before = stage.now()?;
     let excuse = perform::with_trouble(stage, round, story)?;
+    stage.learn(&before)?;
     operators::repair(stage, round, story)?;
+    // What repair finished is of an instant before it began.
+    stage.learn(&before)?;
     operators::bring_up(stage, excuse, story)?;
     invariants::hold(stage)?;
     operators::restore_one(stage, round, excuse, story)?;

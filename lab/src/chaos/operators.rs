@@ -24,7 +24,6 @@ type Done = Result<(), Box<dyn Error>>;
 /// One repair is enough, or where it leaves an overlay to a person, it and what that person decides.
 /// A second has nothing to do, and changes nothing.
 pub(super) fn repair(stage: &mut Stage, round: &Round, story: &mut Story) -> Done {
-    let before = stage.now()?;
     if let Some(records) = round.repair_killed {
         let journal = Journal::of(&stage.scene.world.vitrify)?;
         let had = journal.lines()?.len();
@@ -54,7 +53,6 @@ pub(super) fn repair(stage: &mut Stage, round: &Round, story: &mut Story) -> Don
     if !changed.is_empty() {
         return Err(format!("a second repair changed something:\n{changed}").into());
     }
-    stage.learn(before)?;
     Ok(())
 }
 

@@ -24,13 +24,12 @@ pub(super) struct Excuse {
     pub(super) has_no_room: bool,
 }
 
-/// Carries out the operation and its trouble, and takes note of the points that it left.
+/// Carries out the operation and its trouble.
 pub(super) fn with_trouble(
     stage: &mut Stage,
     round: &Round,
     story: &mut Story,
 ) -> Result<Excuse, Box<dyn Error>> {
-    let before = stage.now()?;
     let words = arguments(stage, round.operation);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let journal = Journal::of(&stage.scene.world.vitrify)?;
@@ -67,7 +66,6 @@ pub(super) fn with_trouble(
     story.tell(format!("it ended{when} ({})", finished.status));
     story.detail(&finished.stderr);
     may_end_so(&finished, round, in_time)?;
-    stage.learn(before)?;
     Ok(excuse)
 }
 

@@ -138,7 +138,7 @@ impl Stage {
     }
 
     /// Takes note of the points that are there now and were not before; they are newer than `before`.
-    pub(super) fn learn(&mut self, before: Before) -> Result<usize, Box<dyn Error>> {
+    pub(super) fn learn(&mut self, before: &Before) -> Result<usize, Box<dyn Error>> {
         let now = self.now()?;
         let listed = self.scene.vitrify(0, &["list", "--json", self.scene.guest.name()])?.json()?;
         let had = self.known.len();
