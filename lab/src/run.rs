@@ -11,8 +11,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
-/// How long an ordinary program may take.
-pub const LIMIT: Duration = Duration::from_secs(60);
+/// How long an ordinary program may take. In the emulated ZFS machine libvirt was seen to take more
+/// than a minute to start a guest under AppArmor.
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// A program that has ended.
 #[derive(Clone, Debug)]
