@@ -14,6 +14,7 @@ pub mod manifest;
 pub mod name;
 pub mod operation;
 pub mod point;
+pub mod policy;
 pub mod ports;
 pub mod problem;
 pub mod restore;

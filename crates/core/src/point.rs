@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 
 use crate::manifest::Manifest;
 use crate::name::{BadName, GuestName, PointName};
+use crate::policy::Period;
 
 /// What a point was taken for; the last part of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,20 +15,37 @@ pub enum Purpose {
     Manual,
     /// Before a restore.
     Safety,
+    /// As a policy has it.
+    Scheduled(Period),
 }
 
+/// The time in a name, to the second.
+const TIME: &str = "%Y-%m-%d_%H:%M:%S";
+
 impl Purpose {
+    /// What a name says that its point was taken for; `None` for a name that somebody gave.
+    pub fn of(name: &PointName) -> Option<Self> {
+        let (time, suffix) = name.as_str().strip_prefix("vitrify_")?.rsplit_once('_')?;
+        DateTime::strptime(TIME, time).ok()?;
+        match suffix {
+            "manual" => Some(Self::Manual),
+            "safety" => Some(Self::Safety),
+            period => Period::of(period).map(Self::Scheduled),
+        }
+    }
+
     fn suffix(self) -> &'static str {
         match self {
             Self::Manual => "manual",
             Self::Safety => "safety",
+            Self::Scheduled(period) => period.as_str(),
         }
     }
 }
 
 /// The name of a point taken at `time`: `vitrify_2026-11-23_12:00:00_manual`, in UTC.
 pub fn name_at(time: Timestamp, purpose: Purpose) -> Result<PointName, BadName> {
-    format!("vitrify_{}_{}", time.strftime("%Y-%m-%d_%H:%M:%S"), purpose.suffix()).parse()
+    format!("vitrify_{}_{}", time.strftime(TIME), purpose.suffix()).parse()
 }
 
 /// Whether a point was taken before a restore.
@@ -167,6 +185,21 @@ mod tests {
         let time: Timestamp = "2026-11-23T12:00:00.9Z".parse().unwrap();
         let name = name_at(time, Purpose::Manual).unwrap();
         assert_eq!(name.as_str(), "vitrify_2026-11-23_12:00:00_manual");
+        let scheduled = Period::ALL.map(Purpose::Scheduled);
+        for purpose in [Purpose::Manual, Purpose::Safety].into_iter().chain(scheduled) {
+            assert_eq!(Purpose::of(&name_at(time, purpose).unwrap()), Some(purpose));
+        }
+        for other in [
+            "hourly",
+            "before_hourly",
+            "vitrify_hourly",
+            "vitrify_2026-11-23_12:00_hourly",
+            "vitrify_2026-11-23_12:00:00_Hourly",
+            "vitrify_2026-11-23_25:00:00_hourly",
+            "autosnap_2026-11-23_12:00:00_hourly",
+        ] {
+            assert_eq!(Purpose::of(&other.parse().unwrap()), None, "{other}");
+        }
     }
 
     #[test]

@@ -5,5 +5,6 @@
 
 mod histories;
 mod manifests;
+mod policies;
 mod streams;
 mod texts;
