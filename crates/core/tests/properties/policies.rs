@@ -236,8 +236,13 @@ impl Simulation {
     }
 
     fn counts(&self) -> BTreeMap<Period, usize> {
-        let counts = Period::ALL.map(|it| (it, of_period(&self.points, it).len()));
-        counts.into_iter().filter(|it| it.1 > 0).collect()
+        let mut counts = BTreeMap::new();
+        for name in self.points.iter().flat_map(|it| &it.names) {
+            if let Some(Purpose::Scheduled(period)) = Purpose::of(name) {
+                *counts.entry(period).or_default() += 1;
+            }
+        }
+        counts
     }
 }
 
