@@ -138,10 +138,9 @@ impl Stage {
     }
 
     /// Takes note of the points that are there now and were not before; they are newer than `before`.
-    pub(super) fn learn(&mut self, before: &Before) -> Result<usize, Box<dyn Error>> {
+    pub(super) fn learn(&mut self, before: &Before) -> Result<(), Box<dyn Error>> {
         let now = self.now()?;
         let listed = self.scene.vitrify(0, &["list", "--json", self.scene.guest.name()])?.json()?;
-        let had = self.known.len();
         // They are listed newest first.
         for json in listed["points"].as_array().into_iter().flatten().rev() {
             let name = json["point"].as_str().ok_or("a point has no name")?.to_owned();
@@ -152,7 +151,7 @@ impl Stage {
                 self.known.push(Known { name, counts, boots, has_memory });
             }
         }
-        Ok(self.known.len() - had)
+        Ok(())
     }
 
     /// Leaves it to a person. The answer is what keeps it.

@@ -142,9 +142,9 @@ impl Retention {
 /// has. What is dated later than now neither goes nor counts.
 pub fn retention(policy: &Policy, points: &[PointFacts], now: Timestamp) -> Retention {
     let past = newest_first(points.iter().filter(|it| it.time <= now).collect());
-    let ranks = Ranks::of(policy, &past, now);
+    let ranks = Ranks::of(policy, &policy.keep, &past, now);
     let pictured: Vec<_> = past.iter().copied().filter(|it| it.has_memory).collect();
-    let image_ranks = Ranks::of(policy, &pictured, now);
+    let image_ranks = Ranks::of(policy, &policy.keep_memory, &pictured, now);
     let shields = shields(&past);
     let shielded = |point: &PointFacts, verdict: Result<Kept, Served>| {
         if point.time > now {
@@ -159,7 +159,7 @@ pub fn retention(policy: &Policy, points: &[PointFacts], now: Timestamp) -> Rete
     for point in points {
         let judge_name = |name: &PointName| {
             let verdict = match Purpose::of(name) {
-                Some(Purpose::Scheduled(period)) => ranks.judge(&policy.keep, period, point),
+                Some(Purpose::Scheduled(period)) => ranks.judge(period, point),
                 Some(Purpose::Safety) if now.duration_since(point.time) > SAFETY => {
                     Err(Served::Safety)
                 }
@@ -172,9 +172,7 @@ pub fn retention(policy: &Policy, points: &[PointFacts], now: Timestamp) -> Rete
         // One name that stays and keeps the image is enough.
         let kept =
             names.iter().filter(|it| it.2.is_ok()).map(|(_, name, _)| match Purpose::of(name) {
-                Some(Purpose::Scheduled(period)) => {
-                    image_ranks.judge(&policy.keep_memory, period, point)
-                }
+                Some(Purpose::Scheduled(period)) => image_ranks.judge(period, point),
                 _ => Ok(Kept::NotPruned),
             });
         if let Some(verdict) = kept.reduce(Result::or).filter(|_| point.has_memory) {
@@ -188,12 +186,18 @@ pub fn retention(policy: &Policy, points: &[PointFacts], now: Timestamp) -> Rete
 /// How many points of the same period are newer.
 struct Ranks<'a> {
     policy: &'a Policy,
+    keep: &'a BTreeMap<Period, u32>,
     now: Timestamp,
     newer: BTreeMap<(Period, &'a PointId), u32>,
 }
 
 impl<'a> Ranks<'a> {
-    fn of(policy: &'a Policy, newest_first: &[&'a PointFacts], now: Timestamp) -> Self {
+    fn of(
+        policy: &'a Policy,
+        keep: &'a BTreeMap<Period, u32>,
+        newest_first: &[&'a PointFacts],
+        now: Timestamp,
+    ) -> Self {
         let (mut newer, mut counts) = (BTreeMap::new(), BTreeMap::new());
         for point in newest_first {
             let purposes = point.names.iter().filter_map(Purpose::of);
@@ -209,16 +213,11 @@ impl<'a> Ranks<'a> {
                 *count += 1;
             }
         }
-        Self { policy, now, newer }
+        Self { policy, keep, now, newer }
     }
 
-    fn judge(
-        &self,
-        keep: &BTreeMap<Period, u32>,
-        period: Period,
-        point: &PointFacts,
-    ) -> Result<Kept, Served> {
-        let Some(&count) = keep.get(&period) else { return Ok(Kept::NotPruned) };
+    fn judge(&self, period: Period, point: &PointFacts) -> Result<Kept, Served> {
+        let Some(&count) = self.keep.get(&period) else { return Ok(Kept::NotPruned) };
         let newer = self.newer.get(&(period, &point.id)).copied().unwrap_or_default();
         if newer < count {
             return Ok(Kept::AmongNewest(count, period));
@@ -262,6 +261,7 @@ fn shields(newest_first: &[&PointFacts]) -> BTreeMap<PointId, Kept> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::point::name_at;
 
     fn now() -> Timestamp {
         "2026-11-27T12:00:00Z".parse().unwrap()
@@ -274,12 +274,12 @@ mod tests {
     /// A point so many hours old, for these purposes.
     fn point(number: u32, hours: i64, purposes: &[&str]) -> PointFacts {
         let time = now() - SignedDuration::from_hours(hours);
-        let name = |it: &&str| match it.contains('-') {
-            true => it.parse().unwrap(),
-            false => {
-                format!("vitrify_{}_{it}", time.strftime("%Y-%m-%d_%H:%M:%S")).parse().unwrap()
-            }
+        let purpose = |it: &str| match it {
+            "manual" => Purpose::Manual,
+            "safety" => Purpose::Safety,
+            period => Purpose::Scheduled(Period::of(period).unwrap()),
         };
+        let name = |it: &&str| name_at(time, purpose(it)).unwrap();
         PointFacts {
             id: id(number),
             names: purposes.iter().map(name).collect(),
