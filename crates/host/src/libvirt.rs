@@ -8,6 +8,7 @@ mod commit;
 mod error;
 mod events;
 mod guests;
+mod monitor;
 mod offline;
 mod power;
 mod self_test;

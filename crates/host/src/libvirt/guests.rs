@@ -13,6 +13,7 @@ use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 
 use super::error::{is_denied, problem};
+use super::monitor::Monitor;
 use super::{Libvirt, sys};
 
 /// How often a guest is looked at again that changes its state while we look.
@@ -93,7 +94,12 @@ impl Libvirt {
         let (state, reason) = sys::state(domain)
             .map_err(|error| problem(format!("cannot ask for the state of '{name}'"), &error))?;
         let Some(domain_id) = domain.id() else { return Ok((GuestState::ShutOff, None)) };
-        let state = guest_state(state, reason);
+        let state = match guest_state(state, reason) {
+            GuestState::PausedOtherwise if found_no_room(domain, state, reason) => {
+                GuestState::PausedOnError
+            }
+            known => known,
+        };
         if state == GuestState::ShutOff {
             return Ok((state, None));
         }
@@ -122,6 +128,13 @@ impl Libvirt {
         }
         Some(PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("libvirt/qemu/run"))
     }
+}
+
+/// libvirt knows why QEMU suspended a guest by an event of which QEMU sends one a second at most
+/// (`BLOCK_IO_ERROR`, since 9.2): it has no reason for a guest that went on and failed again at once.
+fn found_no_room(domain: &Domain, state: u32, reason: u32) -> bool {
+    (state, reason) == (c::VIR_DOMAIN_PAUSED, c::VIR_DOMAIN_PAUSED_UNKNOWN)
+        && Monitor::of(domain).run_state().is_ok_and(|state| state == "io-error")
 }
 
 /// The guest's name for messages.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use roxmltree::Document;
+use serde_json::json;
 use virt_sys as c;
 use vitrify_core::inventory::{GuestState, Session};
 use vitrify_core::name::{GuestName, GuestUuid};
@@ -14,9 +15,12 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use super::Libvirt;
 use super::error::problem;
 use super::guests::name_of;
+use super::monitor::Monitor;
 
 /// How long a guest may take to be where libvirt says it put it.
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
+/// How long QEMU may hold back that a disk failed, of which it tells once a second at most, and a bit.
+const HELD_BACK: Duration = Duration::from_millis(1500);
 /// How often a guest is looked at again where no event arrives.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -79,16 +83,35 @@ impl Libvirt {
             Err(gone) if gone.kind == ProblemKind::NotFound => return Ok(()),
             found => found?,
         };
-        let failed = |error| {
-            let message = format!("cannot let guest '{}' go on", name_of(&domain));
-            problem(message, &error)
+        let monitor = Monitor::of(&domain);
+        let go_on = || {
+            let failed = |error| problem(format!("cannot let '{}' go on", monitor.guest), &error);
+            domain.resume().map(drop).map_err(failed)
         };
-        match self.life(&domain)? {
-            (GuestState::PausedOnError, Some(life)) if life == *session => {
-                domain.resume().map(drop).map_err(failed)
-            }
-            _ => Ok(()),
+        let mut seen = self.log.mark();
+        if self.life(&domain)? != (GuestState::PausedOnError, Some(session.clone())) {
+            return Ok(());
         }
+        go_on()?;
+        let end = Instant::now() + HELD_BACK;
+        while Instant::now() < end {
+            match self.life(&domain)? {
+                (GuestState::PausedOnError, Some(life)) if life == *session => {
+                    if monitor.run_state()? != "running" {
+                        return Ok(());
+                    }
+                    // libvirt heard of an error after the guest had gone on. It believes that the
+                    // guest is paused until QEMU tells it that it goes on, which takes a stop.
+                    monitor.ask("stop", &json!({}))?;
+                    go_on()?;
+                }
+                (GuestState::Running, _) => {}
+                _ => return Ok(()),
+            }
+            seen =
+                self.log.wait(seen, guest.as_str(), end.saturating_duration_since(Instant::now()));
+        }
+        Ok(())
     }
 
     pub(super) fn stop_guest(&self, guest: &GuestUuid, session: &Session) -> Answer<()> {

@@ -24,8 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde_json::{Value, json};
-use virt::domain::Domain;
+use serde_json::json;
 use vitrify_core::inventory::{GuestState, Session};
 use vitrify_core::name::GuestUuid;
 use vitrify_core::ports::{Answer, MemoryStream};
@@ -36,9 +35,9 @@ use crate::huge_pages;
 use super::Libvirt;
 use super::error::problem;
 use super::events::{EventLog, Mark};
-use super::guests::name_of;
+use super::monitor::Monitor;
 use super::power::not_as_left;
-use super::sys::{self, Notice};
+use super::sys::Notice;
 
 /// Whether a process without privileges may have the userfaultfd that QEMU needs:
 /// <https://docs.kernel.org/admin-guide/sysctl/vm.html#unprivileged-userfaultfd>.
@@ -261,17 +260,7 @@ impl Status {
     }
 }
 
-/// QEMU's own monitor.
-struct Monitor<'a> {
-    domain: &'a Domain,
-    guest: String,
-}
-
-impl<'a> Monitor<'a> {
-    fn of(domain: &'a Domain) -> Self {
-        Self { domain, guest: name_of(domain) }
-    }
-
+impl Monitor<'_> {
     fn open(&self) -> Answer<MemoryStream> {
         self.set_capable(true).map_err(|problem| self.incapable(problem))?;
         // What an old QEMU does not know it may pass over.
@@ -282,9 +271,7 @@ impl<'a> Monitor<'a> {
         let failed = |error| Problem::io("cannot make a socket", error);
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         ours.set_read_timeout(Some(READ_LIMIT)).map_err(failed)?;
-        let command = command("getfd", &json!({ "fdname": DESCRIPTOR }));
-        let reply = sys::monitor_command_with(self.domain, &command, theirs.as_fd());
-        self.judge("getfd", reply.map_err(|error| self.failed("getfd", &error))?)?;
+        self.hand_over("getfd", &json!({ "fdname": DESCRIPTOR }), theirs.as_fd())?;
         Ok(MemoryStream(Box::new(ours)))
     }
 
@@ -337,37 +324,15 @@ impl<'a> Monitor<'a> {
         self.ask("migrate-set-capabilities", &wanted).map(drop)
     }
 
-    fn ask(&self, name: &str, arguments: &Value) -> Answer<Value> {
-        let reply = self.domain.qemu_monitor_command(&command(name, arguments), 0);
-        self.judge(name, reply.map_err(|error| self.failed(name, &error))?)
-    }
-
     /// QEMU 10.0 aborts when it is to save the RAM of a guest that was reset while it was suspended
     /// ("invalid runstate transition: 'prelaunch' -> 'paused'"). libvirt calls such a guest paused.
     fn check_was_not_reset(&self) -> Answer<()> {
-        let status = self.ask("query-status", &json!({}))?;
-        match status["status"].as_str() {
-            Some("paused") => Ok(()),
+        match &*self.run_state()? {
+            "paused" => Ok(()),
             _ => Err(Problem::failed(format!(
                 "somebody else reset guest '{}' while it was suspended",
                 self.guest
             ))),
-        }
-    }
-
-    fn failed(&self, name: &str, error: &virt::error::Error) -> Problem {
-        problem(format!("cannot ask the QEMU of guest '{}' for {name}", self.guest), error)
-    }
-
-    fn judge(&self, name: &str, reply: String) -> Answer<Value> {
-        let mut reply: Value = serde_json::from_str(&reply)
-            .map_err(|error| Problem::failed(format!("QEMU's answer to {name}")).from(error))?;
-        match reply["error"]["desc"].as_str() {
-            Some(said) => Err(Problem::failed(format!(
-                "the QEMU of guest '{}' refuses {name}: {said}",
-                self.guest
-            ))),
-            None => Ok(reply["return"].take()),
         }
     }
 
@@ -382,10 +347,6 @@ impl<'a> Monitor<'a> {
         };
         Problem::lacking(problem.chain()).hint(hint)
     }
-}
-
-fn command(name: &str, arguments: &Value) -> String {
-    json!({ "execute": name, "arguments": arguments }).to_string()
 }
 
 #[cfg(test)]
