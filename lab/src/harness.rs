@@ -7,6 +7,8 @@ use std::env;
 use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -61,11 +63,29 @@ where
 {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(at_once);
-    let trials = tests
-        .into_iter()
-        .map(|(name, test)| Trial::ignorable_test(name, move || attempt(machine, test)))
-        .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let trial = |(name, test): (String, F)| {
+        let (named, times) = (name.clone(), Arc::clone(&times));
+        Trial::ignorable_test(name, move || {
+            let began = Instant::now();
+            let result = attempt(machine, test);
+            times.lock().unwrap_or_else(PoisonError::into_inner).push((began.elapsed(), named));
+            result
+        })
+    };
+    let trials = tests.into_iter().map(trial).collect();
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    say_slowest(&mut times.lock().unwrap_or_else(PoisonError::into_inner));
+    code
+}
+
+/// What took ten seconds or more, the longest first: where the time of a run goes.
+#[expect(clippy::print_stdout, reason = "it follows what libtest-mimic prints there")]
+fn say_slowest(times: &mut [(Duration, String)]) {
+    times.sort_by(|a, b| b.cmp(a));
+    for (time, name) in times.iter().filter(|(time, _)| time.as_secs() >= 10) {
+        println!("{:>5} s  {name}", time.as_secs());
+    }
 }
 
 /// How often a test repeats what it repeats: as `VITRIFY_ROUNDS` says, else so often.
