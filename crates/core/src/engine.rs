@@ -129,7 +129,14 @@ impl Recorder<'_> {
 /// Steps that may be left out when someone wants to stop.
 fn is_cancellable(effect: &Effect) -> bool {
     capture::is_held_together(effect)
-        || matches!(effect, Effect::PrepareFile { .. } | Effect::PrepareMemory | Effect::Stop)
+        || matches!(
+            effect,
+            Effect::PrepareFile { .. }
+                | Effect::PrepareMemory
+                | Effect::Stop
+                | Effect::RemovePoint { .. }
+                | Effect::ExpireMemory { .. }
+        )
 }
 
 /// Steps that end a pause or a freeze, and that repair takes again whether it knows of them or not.

@@ -157,6 +157,8 @@ pub struct FakePoint {
     pub memory: Option<u64>,
     /// Whether that image is durable.
     sealed: bool,
+    /// Whether that image was removed by a policy.
+    pub expired: bool,
     /// The manifest, once it is published.
     pub manifest: Option<Manifest>,
 }

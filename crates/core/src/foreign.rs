@@ -323,6 +323,7 @@ fn ids(plan: &Plan) -> Vec<&PointId> {
     let points = match plan {
         Plan::Capture(plan) => plan.members.iter().map(|it| &it.point).collect(),
         Plan::Restore(_) => Vec::new(),
+        Plan::Removal(plan) => plan.points.iter().map(|it| &it.point).collect(),
     };
     std::iter::once(plan.id()).chain(points).collect()
 }
@@ -439,6 +440,7 @@ mod tests {
     fn snapshots_of_points_and_of_others_are_no_orphans() {
         let manifest = sample_manifest("2026-01-01T00:00:00Z", "one");
         let point = |manifest| FoundPoint {
+            expired: false,
             guest: idle().guest.uuid,
             id: sample_capture().members[0].point.clone(),
             manifest,
@@ -451,7 +453,10 @@ mod tests {
         let found = |id: &str, points: Option<&[&PointId]>| {
             let snapshot = Snapshot { id: id.parse().unwrap(), ..manifest.volumes[0].clone() };
             let points = points.map(|it| it.iter().map(|&id| id.clone()).collect());
-            [SnapshotFacts { found: FoundSnapshot { snapshot, points }, destroy: "rm it".into() }]
+            [SnapshotFacts {
+                found: FoundSnapshot { snapshot, points, order: None, needed: Vec::new() },
+                destroy: "rm it".into(),
+            }]
         };
         let (whole, torn) =
             (|| point(Ok(manifest.clone())), || point(Err(Problem::refused("torn"))));

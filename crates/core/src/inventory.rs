@@ -1,6 +1,7 @@
 //! What is there: guests, their disks, volumes and snapshots, as plain values that the ports
 //! report and that plans are made from.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -181,6 +182,34 @@ pub struct FoundSnapshot {
     /// The points that are written on it; `None` where the storage cannot write on a snapshot.
     /// Nothing is written on a foreign one.
     pub points: Option<Vec<PointId>>,
+    /// Where its storage numbers what happens (ZFS's `createtxg`): when it was taken, by that.
+    pub order: Option<u64>,
+    /// What the storage knows that it is needed for.
+    pub needed: Vec<Need>,
+}
+
+/// Why a point, or a snapshot, must not be destroyed, whatever a policy says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// It is held, under this tag.
+    Held(String),
+    /// A clone of it exists.
+    Cloned(String),
+    /// An operation in flight uses it.
+    InFlight,
+    /// It is the last that a replica has as well.
+    CommonBase(String),
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Held(tag) => write!(f, "it is held ({tag})"),
+            Self::Cloned(clone) => write!(f, "{clone} is a clone of it"),
+            Self::InFlight => f.write_str("an operation in flight uses it"),
+            Self::CommonBase(replica) => write!(f, "it is the last that {replica} has as well"),
+        }
+    }
 }
 
 impl FoundSnapshot {

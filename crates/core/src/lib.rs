@@ -17,6 +17,7 @@ pub mod point;
 pub mod policy;
 pub mod ports;
 pub mod problem;
+pub mod removal;
 pub mod restore;
 pub mod save_image;
 pub mod self_test;

@@ -15,6 +15,7 @@ use crate::manifest::MemoryImage;
 use crate::name::{GuestName, GuestUuid, PointId, SnapshotId, Volume};
 use crate::ports::{Pause, Published};
 use crate::problem::{ProblemKind, ProblemNote};
+use crate::removal::{self, RemovalPlan};
 use crate::restore::{self, RestorePlan};
 
 /// What is to be done, decided in full.
@@ -25,6 +26,8 @@ pub enum Plan {
     Capture(CapturePlan),
     /// Put a guest back to a restore point.
     Restore(RestorePlan),
+    /// Remove restore points, or their memory images alone.
+    Removal(RemovalPlan),
 }
 
 impl Plan {
@@ -33,6 +36,7 @@ impl Plan {
         match self {
             Self::Capture(plan) => &plan.id,
             Self::Restore(plan) => &plan.id,
+            Self::Removal(plan) => &plan.id,
         }
     }
 
@@ -43,6 +47,7 @@ impl Plan {
                 plan.members.iter().map(|it| (&it.guest, &it.guest_uuid)).collect()
             }
             Self::Restore(plan) => vec![(&plan.guest, &plan.guest_uuid)],
+            Self::Removal(plan) => vec![(&plan.guest, &plan.guest_uuid)],
         }
     }
 
@@ -51,6 +56,7 @@ impl Plan {
         match self {
             Self::Capture(plan) => plan.volumes.clone(),
             Self::Restore(plan) => plan.volumes(),
+            Self::Removal(plan) => plan.volumes(),
         }
     }
 }
@@ -185,7 +191,7 @@ pub enum Effect {
         /// The guest.
         guest: GuestName,
     },
-    /// Destroy the snapshots that no point will need.
+    /// Destroy the snapshots that no point needs, or will need.
     DestroySnapshots,
     /// Remove what was staged of a point that will not be published.
     DiscardPoint {
@@ -226,6 +232,16 @@ pub enum Effect {
     },
     /// Remove that save image.
     DropMemory,
+    /// Take a point out of its home, with all that the home has of it.
+    RemovePoint {
+        /// The point.
+        point: PointId,
+    },
+    /// Remove a point's memory image. The point stays.
+    ExpireMemory {
+        /// The point.
+        point: PointId,
+    },
 }
 
 impl Effect {
@@ -298,7 +314,7 @@ impl fmt::Display for Effect {
             }
             Self::SealMemory { guest } => write!(f, "make the memory image of {guest} durable"),
             Self::Publish { guest } => write!(f, "publish the point of {guest}"),
-            Self::DestroySnapshots => f.write_str("destroy the unpublished snapshots"),
+            Self::DestroySnapshots => f.write_str("destroy the snapshots that no point needs"),
             Self::DiscardPoint { guest } => write!(f, "remove the unpublished point of {guest}"),
             Self::PrepareFile { file } => write!(f, "copy {file} of the point beside its place"),
             Self::PrepareMemory => f.write_str("write out the memory of the point"),
@@ -311,6 +327,8 @@ impl fmt::Display for Effect {
             Self::DropManagedSave => f.write_str("remove the outdated managed-save image"),
             Self::DropFile { file } => write!(f, "remove the spare copy of {file}"),
             Self::DropMemory => f.write_str("remove the spare copy of the memory"),
+            Self::RemovePoint { point } => write!(f, "remove the point {point}"),
+            Self::ExpireMemory { point } => write!(f, "remove the memory image of point {point}"),
         }
     }
 }
@@ -442,6 +460,11 @@ pub enum Outcome {
     },
     /// A restore: the guest is as the point says.
     Restored,
+    /// A removal: what could be removed is gone, and nothing is half gone.
+    Removed {
+        /// Why the rest is as it was.
+        failures: Vec<Failure>,
+    },
     /// Nothing of it remains; the world is as before.
     Abandoned {
         /// Why, `None` where it was only interrupted.
@@ -462,6 +485,7 @@ pub fn next(plan: &Plan, records: &[Record]) -> Next {
     match plan {
         Plan::Capture(plan) => capture::next(plan, &History::of(records)),
         Plan::Restore(plan) => restore::next(plan, &History::of(records)),
+        Plan::Removal(plan) => removal::next(plan, &History::of(records)),
     }
 }
 

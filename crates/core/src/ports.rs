@@ -350,6 +350,8 @@ pub struct FoundPoint {
     pub folder: PathBuf,
     /// Where its memory image lies, if it has one.
     pub memory: Option<PathBuf>,
+    /// Whether its memory image was removed, because it was to be kept for less long.
+    pub expired: bool,
 }
 
 /// What publishing a point did.
@@ -423,8 +425,12 @@ pub trait Homes {
     /// and then, as the last act, the home is snapshotted under the point's id.
     fn publish(&self, manifest: &Manifest) -> Answer<Published>;
 
-    /// Removes what is left of a point that was never published.
+    /// Removes whatever there is of a point. It stops being published with the first step.
     fn discard(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
+
+    /// Removes the memory image of a published point, which stays and says so. Fine where it has none
+    /// any more.
+    fn expire_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
 
     /// Every point of every home, published or not, in no order.
     fn points(&self) -> Answer<Vec<FoundPoint>>;

@@ -22,6 +22,7 @@ use vitrify_core::inventory::GuestState;
 use vitrify_core::operation::{Effect, Fact, Outcome, Plan, Record, Settle};
 use vitrify_core::ports::{Answer, Homes, Hypervisor, Journal, Storage};
 use vitrify_core::problem::{Problem, ProblemKind};
+use vitrify_core::removal::RemovalPlan;
 
 #[derive(Debug, Clone, Copy)]
 enum Scenario {
@@ -39,10 +40,13 @@ enum Scenario {
     RestoreCold,
     RestoreDevice,
     RestoreChangedDefinition,
+    RemovePoint,
+    RemoveShared,
+    ExpireMemory,
 }
 
 impl Scenario {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 22] = [
         Self::CaptureMemory { disks: 1 },
         Self::CaptureMemory { disks: 2 },
         Self::CaptureOverlay { disks: 1 },
@@ -62,22 +66,27 @@ impl Scenario {
         Self::RestoreCold,
         Self::RestoreDevice,
         Self::RestoreChangedDefinition,
+        Self::RemovePoint,
+        Self::RemoveShared,
+        Self::ExpireMemory,
     ];
 
     fn is_restore(self) -> bool {
-        !matches!(
+        matches!(
             self,
-            Self::CaptureMemory { .. }
-                | Self::CaptureOverlay { .. }
-                | Self::CaptureSlow { .. }
-                | Self::CaptureSuspended
-                | Self::CaptureOff
-                | Self::CaptureManagedSave
-                | Self::CaptureFrozen { .. }
-                | Self::CaptureSet
-                | Self::CaptureMemorySet
-                | Self::CaptureSlowSet
+            Self::RestoreMemory { .. }
+                | Self::RestoreCold
+                | Self::RestoreDevice
+                | Self::RestoreChangedDefinition
         )
+    }
+
+    fn is_removal(self) -> bool {
+        matches!(self, Self::RemovePoint | Self::RemoveShared | Self::ExpireMemory)
+    }
+
+    fn is_capture(self) -> bool {
+        !self.is_restore() && !self.is_removal()
     }
 
     /// A world before the operation, without faults yet.
@@ -118,7 +127,10 @@ impl Scenario {
         if matches!(self, Self::CaptureSlow { .. } | Self::CaptureSlowSet) {
             fake.slow_down(Duration::from_secs(1));
         }
-        if matches!(self, Self::CaptureSet | Self::CaptureMemorySet | Self::CaptureSlowSet) {
+        if matches!(
+            self,
+            Self::CaptureSet | Self::CaptureMemorySet | Self::CaptureSlowSet | Self::RemoveShared
+        ) {
             let mut neighbour = guest_request(fake.add_neighbour(), 2);
             if matches!(self, Self::CaptureSet) {
                 neighbour.consistency = Some(Consistency::Crash);
@@ -126,11 +138,15 @@ impl Scenario {
             request.guests.push(neighbour);
         }
         let plan = plan_capture(&fake.world(), &request).unwrap().plan.unwrap();
-        if !self.is_restore() {
+        if self.is_capture() {
             return (fake, Plan::Capture(plan));
         }
         let captured = run(&fake.world(), Plan::Capture(plan), &Nobody);
         assert!(matches!(captured, Ok(Outcome::Captured { .. })));
+        if self.is_removal() {
+            let plan = self.removal(&fake);
+            return (fake, Plan::Removal(plan));
+        }
         if matches!(self, Self::RestoreChangedDefinition) {
             fake.put_file(Path::new("/pool/w0/moved.img"), 5);
             fake.change_guest(|guest| {
@@ -142,6 +158,27 @@ impl Scenario {
         let point = fake.points().unwrap().remove(0);
         let plan = plan_restore(&fake.world(), &request, Path::new("/overlays"), &point).unwrap();
         (fake, Plan::Restore(plan))
+    }
+}
+
+impl Scenario {
+    /// Of two points of a guest the first goes, or its memory image.
+    fn removal(self, fake: &Fake) -> RemovalPlan {
+        let plan = plan_capture(&fake.world(), &capture_request(9)).unwrap().plan.unwrap();
+        run(&fake.world(), Plan::Capture(plan), &Nobody).unwrap();
+        let guest = fake.guest();
+        let all: Vec<_> =
+            fake.points().unwrap().into_iter().map(|it| it.manifest.unwrap()).collect();
+        let first =
+            all.iter().filter(|it| it.guest_uuid == fake.guest_uuid()).min_by_key(|it| it.time);
+        let first = first.unwrap().id.clone();
+        let (doomed, images) = match self {
+            Self::ExpireMemory => (BTreeSet::new(), vec![first]),
+            _ => (BTreeSet::from([first]), Vec::new()),
+        };
+        let id = "00000000-0000-4000-8000-00000000abcd".parse().unwrap();
+        let all: Vec<_> = all.iter().collect();
+        RemovalPlan::new(id, (guest.name, fake.guest_uuid()), &doomed, images, &all)
     }
 }
 
@@ -248,7 +285,7 @@ fn check_points(fake: &Fake) -> Result<(), String> {
         if contents.len() != 1 {
             return Err(format!("a published point is torn: {contents:?}"));
         }
-        let whole = point.memory == contents.first().copied();
+        let whole = point.expired || point.memory == contents.first().copied();
         if manifest.consistency == Consistency::Memory && !whole {
             return Err("memory and disks of a published point differ".into());
         }
@@ -307,7 +344,7 @@ fn sweep(scenarios: &[Scenario], work: fn(Scenario, usize) -> usize) -> usize {
 
 #[test]
 fn every_fault_and_what_comes_with_it_ends_settled() {
-    let captures: Vec<_> = Scenario::ALL.into_iter().filter(|it| !it.is_restore()).collect();
+    let captures: Vec<_> = Scenario::ALL.into_iter().filter(|it| it.is_capture()).collect();
     let pairs = sweep(&Scenario::ALL, try_pairs);
     let lost = sweep(&captures, try_without_journal);
     let hands = sweep(&captures, try_hands);
@@ -534,10 +571,18 @@ fn undisturbed_operations_do_what_they_say() {
         let outcome = run(&fake.world(), plan, &Nobody).unwrap();
         match outcome {
             Outcome::Captured { failures, .. } => {
-                assert!(
-                    !scenario.is_restore() && failures.is_empty(),
-                    "{scenario:?}: {failures:?}"
-                );
+                assert!(scenario.is_capture() && failures.is_empty(), "{scenario:?}: {failures:?}");
+            }
+            Outcome::Removed { failures } => {
+                assert!(scenario.is_removal() && failures.is_empty(), "{scenario:?}: {failures:?}");
+                let (points, images) = match scenario {
+                    Scenario::RemovePoint => (1, 1),
+                    Scenario::RemoveShared => (2, 2),
+                    _ => (2, 1),
+                };
+                let left = fake.all_points();
+                assert_eq!(left.len(), points, "{scenario:?}");
+                assert_eq!(left.iter().filter(|it| it.memory.is_some()).count(), images);
             }
             Outcome::Restored => {
                 assert!(scenario.is_restore());

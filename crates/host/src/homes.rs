@@ -156,6 +156,10 @@ impl Homes for Store {
         self.home(guest).discard(point)
     }
 
+    fn expire_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<()> {
+        self.home(guest).expire_memory(point)
+    }
+
     /// Points that are still being staged are not among them.
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         let mut points = Vec::new();
@@ -232,6 +236,11 @@ fn image_of(point: &FoundPoint) -> Answer<Option<(Form, &MemoryImage)>> {
     let Some(wanted) = &manifest.memory else { return Ok(None) };
     match &point.memory {
         Some(path) => Ok(Some((home::form_at(path), wanted))),
+        None if point.expired => Err(Problem::not_found(format!(
+            "the memory image of point {} was removed, as its policy says",
+            point.id
+        ))
+        .hint("its disks can be restored with --cold")),
         None => Err(Problem::refused(format!("the memory image of the point in {folder} is gone"))
             .hint("the disks of the point can still be restored with --cold")),
     }
@@ -245,8 +254,8 @@ fn found(home: &Home, guest: &GuestUuid, id: PointId) -> Answer<FoundPoint> {
         Ok(Manifest { memory: Some(_), .. }) => home.memory_of(&id)?,
         _ => None,
     };
-    let published = home.is_published(&id)?;
-    Ok(FoundPoint { guest: guest.clone(), id, manifest, published, folder, memory })
+    let (published, expired) = (home.is_published(&id)?, home.is_expired(&id)?);
+    Ok(FoundPoint { guest: guest.clone(), id, manifest, published, folder, memory, expired })
 }
 
 fn read_manifest(file: &Path, guest: &GuestUuid, id: &PointId) -> Result<Manifest, Problem> {

@@ -81,7 +81,12 @@ impl Storage for HostStorage {
         let mut found = zfs::list(&datasets)?;
         for volume in &subvolumes {
             let listed = btrfs::list(volume)?.into_iter();
-            found.extend(listed.map(|snapshot| FoundSnapshot { snapshot, points: None }));
+            found.extend(listed.map(|snapshot| FoundSnapshot {
+                snapshot,
+                points: None,
+                order: None,
+                needed: Vec::new(),
+            }));
         }
         Ok(found)
     }

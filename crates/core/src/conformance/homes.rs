@@ -48,6 +48,7 @@ pub const RULES: &[(&str, Check)] = rules![
     a_save_image_is_copied,
     a_memory_image_is_checked,
     points_are_kept_apart,
+    an_expired_image_is_gone_and_its_point_stays,
     discarding_removes_everything_and_may_be_repeated,
     discarding_leaves_other_points,
 ];
@@ -277,6 +278,34 @@ fn points_are_kept_apart(fixture: &mut dyn Fixture) -> Verdict {
     }
     folders.dedup();
     same("the number of folders", folders.len(), 3)
+}
+
+fn an_expired_image_is_gone_and_its_point_stays(fixture: &mut dyn Fixture) -> Verdict {
+    let (old, bare) = (stage(fixture, 1, Some(7))?, stage(fixture, 3, None)?);
+    ok("publish", fixture.homes().publish(&bare))?;
+    ok("publish", fixture.homes().publish(&old))?;
+    let new = stage(fixture, 2, Some(8))?;
+    ok("publish", fixture.homes().publish(&new))?;
+    for _ in 0..2 {
+        for manifest in [&old, &bare] {
+            let expire = fixture.homes().expire_memory(&manifest.guest_uuid, &manifest.id);
+            ok("expire", expire)?;
+        }
+    }
+    let found = find(fixture, &old)?;
+    ensure(found.published && found.expired, "the point stays, and says so")?;
+    same("its image", &found.memory, &None)?;
+    reads(fixture, &found, "domain.xml", Some("1 1"))?;
+    let target = fixture.homes().save_image(&old.guest_uuid, &point(9)?);
+    let written = fixture.homes().write_save_image(&found, &target, &|_| {});
+    fails("writing out what expired", written, ProblemKind::NotFound)?;
+    // The next image goes on from it all the same.
+    let found = is_published(fixture, &new)?;
+    ensure(!found.expired, "the other image stays")?;
+    ok("check", check(fixture, &found))?;
+    ok("discard", fixture.homes().discard(&old.guest_uuid, &old.id))?;
+    let found = is_published(fixture, &new)?;
+    ok("check", check(fixture, &found))
 }
 
 fn discarding_removes_everything_and_may_be_repeated(fixture: &mut dyn Fixture) -> Verdict {

@@ -1,9 +1,11 @@
 //! What each effect is in terms of the ports.
 
 mod capture;
+mod removal;
 mod restore;
 
 use self::capture::Capture;
+use self::removal::Removal;
 use self::restore::Restore;
 use crate::inventory::Session;
 use crate::operation::{Effect, Fact, History, JournalEntry, Plan};
@@ -16,6 +18,7 @@ pub(super) fn perform(world: &World<'_>, entry: &JournalEntry, effect: &Effect) 
     match &entry.plan {
         Plan::Capture(plan) => Capture { world, plan, history }.perform(effect),
         Plan::Restore(plan) => Restore { world, plan, history }.perform(effect),
+        Plan::Removal(plan) => Removal { world, plan, history }.perform(effect),
     }
 }
 

@@ -148,6 +148,19 @@ impl Homes for Fake {
         )
     }
 
+    fn expire_memory(&self, _: &GuestUuid, point: &PointId) -> Answer<()> {
+        self.change(
+            "expire memory",
+            |_| {},
+            |state| {
+                let point = state.point(point)?;
+                point.memory = None;
+                point.expired = true;
+                Ok(())
+            },
+        )
+    }
+
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         self.look(|state| {
             let found = state.points.iter().filter_map(|(id, (guest, point))| {
@@ -156,7 +169,11 @@ impl Homes for Fake {
                 Some(FoundPoint {
                     guest: guest.clone(),
                     id: id.clone(),
-                    memory: manifest.memory.as_ref().map(|_| folder.join("memory")),
+                    memory: point
+                        .memory
+                        .filter(|_| manifest.memory.is_some())
+                        .map(|_| folder.join("memory")),
+                    expired: point.expired,
                     manifest: Ok(manifest),
                     published: true,
                     folder,
@@ -234,6 +251,9 @@ impl Homes for Fake {
         self.look(|state| {
             let manifest = point.manifest.as_ref().map_err(|it| -> Problem { it.note().into() })?;
             let Some(wanted) = &manifest.memory else { return Ok(()) };
+            if state.point(&point.id)?.expired {
+                return Err(Problem::not_found("the memory image was removed"));
+            }
             let found = state.point(&point.id)?.memory.map(|count| format!("ram-{count}"));
             progress(wanted.bytes);
             if found.as_ref() == Some(&wanted.blake3) {

@@ -59,6 +59,8 @@ impl Storage for Fake {
             let found = there.map(|it| FoundSnapshot {
                 snapshot: it.snapshot.clone(),
                 points: Some(it.points.clone()),
+                order: None,
+                needed: Vec::new(),
             });
             Ok(found.collect())
         })

@@ -7,6 +7,7 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Period, Policy};
+use crate::inventory::Need;
 use crate::name::{PointId, PointName};
 use crate::point::Purpose;
 
@@ -32,19 +33,6 @@ pub struct PointFacts {
     pub drilled: bool,
     /// What it is needed for.
     pub needed: Vec<Need>,
-}
-
-/// Why a point must not be touched, whatever the policy says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Need {
-    /// It is held, under this tag.
-    Held(String),
-    /// A clone of it exists.
-    Cloned(String),
-    /// An operation in flight uses it.
-    InFlight,
-    /// It is the last that a replica has as well.
-    CommonBase(String),
 }
 
 /// Why a name or a memory image is kept.
@@ -77,12 +65,7 @@ impl fmt::Display for Kept {
                 write!(f, "it is one of the {count} newest {period}")
             }
             Self::Young(age) => write!(f, "it is not older than {age:#}"),
-            Self::Needed(Need::Held(tag)) => write!(f, "it is held ({tag})"),
-            Self::Needed(Need::Cloned(clone)) => write!(f, "{clone} is a clone of it"),
-            Self::Needed(Need::InFlight) => f.write_str("an operation in flight uses it"),
-            Self::Needed(Need::CommonBase(replica)) => {
-                write!(f, "it is the last that {replica} has as well")
-            }
+            Self::Needed(need) => need.fmt(f),
             Self::Newest => f.write_str("it is the newest point"),
             Self::NewestThatReached => {
                 f.write_str("it is the newest point with the consistency that is demanded")

@@ -15,6 +15,7 @@ use vitrify_core::name::Bytes;
 use vitrify_core::operation::{Effect, Fact, History, Next, Outcome, Plan, Record, Settle, next};
 use vitrify_core::ports::{Homes, Published};
 use vitrify_core::problem::{ProblemKind, ProblemNote};
+use vitrify_core::removal::RemovalPlan;
 
 /// More steps than any plan here has, there and back.
 const BOUND: usize = 100;
@@ -77,7 +78,23 @@ fn plans() -> Vec<Plan> {
         let overlays = Path::new("/overlays");
         plans.push(Plan::Restore(plan_restore(&fake.world(), &request, overlays, &point).unwrap()));
     }
+    plans.push(Plan::Removal(removal()));
     plans
+}
+
+/// A removal of two points, and of the image of a third.
+fn removal() -> RemovalPlan {
+    let fake = Fake::with_guest(2);
+    for number in 1..4 {
+        let plan = plan_capture(&fake.world(), &capture_request(number)).unwrap().plan.unwrap();
+        run(&fake.world(), Plan::Capture(plan), &Nobody).unwrap();
+    }
+    let points = fake.points().unwrap();
+    let all: Vec<_> = points.iter().filter_map(|it| it.manifest.as_ref().ok()).collect();
+    let doomed = all[..2].iter().map(|it| it.id.clone()).collect();
+    let id = "00000000-0000-4000-8000-00000000abcd".parse().unwrap();
+    let of = (fake.guest().name, fake.guest_uuid());
+    RemovalPlan::new(id, of, &doomed, vec![all[2].id.clone()], &all)
 }
 
 /// Every effect that a plan can come to, those of its way back included.
@@ -108,6 +125,14 @@ fn effects(plan: &Plan) -> Vec<Effect> {
             };
             effects.extend(plan.files.iter().map(unswap));
             effects.push(Effect::Redefine);
+            effects
+        }
+        Plan::Removal(plan) => {
+            let points = plan.points.iter().map(|it| it.point.clone());
+            let mut effects: Vec<_> = points.map(|point| Effect::RemovePoint { point }).collect();
+            let images = plan.images.iter().cloned();
+            effects.extend(images.map(|point| Effect::ExpireMemory { point }));
+            effects.push(Effect::DestroySnapshots);
             effects
         }
     }
@@ -157,6 +182,7 @@ fn boot(plan: &Plan, same: bool) -> String {
     match (plan, same) {
         (Plan::Capture(plan), true) => plan.boot.clone(),
         (Plan::Restore(plan), true) => plan.boot.clone(),
+        (Plan::Removal(_), true) => "the same".into(),
         (_, false) => "another".into(),
     }
 }
@@ -302,6 +328,15 @@ fn check_over(plan: &Plan, records: &[Record], outcome: &Outcome) -> Result<(), 
                 prop_assert!(undone(prepare, drop), "a spare is left");
             }
             prop_assert!(undone(Effect::Define, Effect::Redefine), "a definition is left");
+        }
+        (Plan::Removal(plan), _) => {
+            let destroyed = done(records, &Effect::DestroySnapshots)
+                || begun(records, &Effect::DestroySnapshots);
+            for point in plan.points.iter().map(|it| it.point.clone()) {
+                let remove = Effect::RemovePoint { point };
+                prop_assert!(undone(remove.clone(), remove.clone()), "a point is half gone");
+                prop_assert!(!done(records, &remove) || destroyed, "a point's snapshots are left");
+            }
         }
         (Plan::Restore(plan), _) => {
             prop_assert!(plan.steps().iter().all(|step| done(records, step)), "a step is left");

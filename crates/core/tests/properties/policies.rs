@@ -8,10 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+use vitrify_core::inventory::Need;
 use vitrify_core::name::PointId;
 use vitrify_core::point::{Purpose, name_at};
 use vitrify_core::policy::due::due;
-use vitrify_core::policy::retention::{Kept, Need, PointFacts, Retention, retention};
+use vitrify_core::policy::retention::{Kept, PointFacts, Retention, retention};
 use vitrify_core::policy::{Period, Policy};
 
 /// Vienna's, without the system's database.

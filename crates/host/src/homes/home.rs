@@ -21,6 +21,8 @@ use crate::memory::{self, Form};
 pub(super) const MANIFEST: &str = "manifest.json";
 /// The snapshots that others took in the middle of a commit.
 const TORN: &str = "torn.json";
+/// Says that a point's memory image was removed, and by whom.
+const EXPIRED: &str = "memory-expired";
 /// A save image that libvirt wrote, before it is taken into the image.
 const DUMP: &str = "memory.save";
 /// An image by pages.
@@ -266,7 +268,35 @@ impl Home {
     /// Whether a point's publishing came to its end.
     pub(super) fn is_published(&self, id: &PointId) -> Answer<bool> {
         Ok(exists(&self.point(id).join(MANIFEST))?
-            && self.ground()?.has_snapshot(&self.path, id)?)
+            && (self.is_expired(id)? || self.ground()?.has_snapshot(&self.path, id)?))
+    }
+
+    /// Whether a point's memory image was removed.
+    pub(super) fn is_expired(&self, id: &PointId) -> Answer<bool> {
+        exists(&self.point(id).join(EXPIRED))
+    }
+
+    /// Removes a point's memory image. First it is written down that it was to go.
+    pub(super) fn expire_memory(&self, id: &PointId) -> Answer<()> {
+        let folder = self.point(id);
+        let content = FileContent::Text("removed by vitrify, as the guest's policy says\n".into());
+        lay(&folder, &NamedFile { name: EXPIRED.into(), content })?;
+        sync_folder(&folder)?;
+        if let Some(form) = form_in(&folder)? {
+            match form {
+                Form::Paged { folder } => remove_tree(&folder),
+                Form::Whole { file } => unlink(&file).map(drop),
+            }?;
+            sync_folder(&folder)?;
+        }
+        self.destroy_snapshot(id)
+    }
+
+    fn destroy_snapshot(&self, id: &PointId) -> Answer<()> {
+        match self.ground()?.destroy(&self.path, id) {
+            Err(gone) if gone.kind == ProblemKind::NotFound => Ok(()),
+            destroyed => destroyed,
+        }
     }
 
     /// Removes whatever there is of a point. It stops being published with the first step.
@@ -282,10 +312,7 @@ impl Home {
         if let Some(form) = self.staged_form(id)? {
             memory::forget(&form, id)?;
         }
-        match self.ground()?.destroy(&self.path, id) {
-            Err(gone) if gone.kind == ProblemKind::NotFound => Ok(()),
-            destroyed => destroyed,
-        }
+        self.destroy_snapshot(id)
     }
 }
 

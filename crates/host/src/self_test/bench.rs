@@ -169,7 +169,9 @@ impl<'a> Bench<'a> {
 /// Why an operation did not end as it should.
 fn failure(outcome: Outcome, what: &str) -> Problem {
     let failures = match outcome {
-        Outcome::Captured { failures, .. } | Outcome::Unsettled { failures, .. } => failures,
+        Outcome::Captured { failures, .. }
+        | Outcome::Unsettled { failures, .. }
+        | Outcome::Removed { failures } => failures,
         Outcome::Abandoned { failure } => failure.into_iter().collect(),
         Outcome::Restored => Vec::new(),
     };

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Owner, Snapshot};
+use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Need, Owner, Snapshot};
 use vitrify_core::name::{PointName, SnapshotId, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
@@ -77,13 +77,44 @@ fn identity(guid: &str) -> Answer<SnapshotId> {
 
 /// The snapshots of these datasets whose names a point could have.
 pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
-    let mut found = Vec::new();
-    for (volume, full, properties) in read(volumes, &format!("guid,{POINT}"))? {
+    let (mut found, mut held) = (Vec::new(), Vec::new());
+    for (volume, full, properties) in
+        read(volumes, &format!("guid,createtxg,userrefs,clones,{POINT}"))?
+    {
         let name = full.split_once('@').and_then(|(_, name)| name.parse::<PointName>().ok());
         if let (Some(name), Some(guid)) = (name, properties.get("guid")) {
             let snapshot = Snapshot { volume, name, id: identity(guid)? };
-            found.push(FoundSnapshot { snapshot, points: Some(points(&properties)) });
+            let clones = properties.get("clones").unwrap_or_default().split(',');
+            let needed = clones.filter(|it| !it.is_empty()).map(|it| Need::Cloned(it.to_owned()));
+            if properties.get("userrefs").is_some_and(|count| count != "0") {
+                held.push((found.len(), full));
+            }
+            found.push(FoundSnapshot {
+                snapshot,
+                points: Some(points(&properties)),
+                order: properties.get("createtxg").and_then(|it| it.parse().ok()),
+                needed: needed.collect(),
+            });
         }
+    }
+    for (full, tag) in tags(held.iter().map(|(_, full)| full.as_str()))? {
+        let its = held.iter().filter(|it| it.1 == full);
+        its.for_each(|(place, _)| found[*place].needed.push(Need::Held(tag.clone())));
+    }
+    Ok(found)
+}
+
+/// The tags under which snapshots are held, each with its snapshot's full name.
+fn tags<'a>(held: impl Iterator<Item = &'a str>) -> Answer<Vec<(String, String)>> {
+    let held: Vec<_> = held.collect();
+    let mut found = Vec::new();
+    for names in held.chunks(MANY) {
+        let listed = zfs("holds").arg("-H").args(names.iter().copied()).run()?.text();
+        let pairs = listed.lines().filter_map(|line| {
+            let mut fields = line.split('\t');
+            Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+        });
+        found.extend(pairs);
     }
     Ok(found)
 }
@@ -226,9 +257,8 @@ fn destroy_named(holder: &str, names: &[&str]) -> Answer<()> {
 }
 
 fn held(full: &str) -> Problem {
-    let listed = zfs("holds").args(["-H", full]).run().map(|output| output.text());
-    let listed = listed.unwrap_or_default();
-    let tags: Vec<_> = listed.lines().filter_map(|line| line.split('\t').nth(1)).collect();
+    let tags = tags(std::iter::once(full)).unwrap_or_default();
+    let tags: Vec<_> = tags.into_iter().map(|it| it.1).collect();
     Problem::refused(format!("the snapshot {full} is held: {}", tags.join(", "))).hint(format!(
         "'zfs holds {full}' shows who wants to keep it; 'zfs release TAG {full}' lets it go"
     ))

@@ -188,7 +188,9 @@ fn ended(
         Outcome::Captured { published, failures } => (published, failures, true),
         Outcome::Unsettled { published, failures } => (published, failures, false),
         Outcome::Abandoned { failure } => (BTreeMap::new(), failure.into_iter().collect(), true),
-        Outcome::Restored => return Err(Problem::failed("the capture ended as a restore")),
+        Outcome::Restored | Outcome::Removed { .. } => {
+            return Err(Problem::failed("the capture ended as something else"));
+        }
     };
     let mut found = context.points()?;
     let mut results = Vec::new();

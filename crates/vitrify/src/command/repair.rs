@@ -182,6 +182,10 @@ fn settle_locked(
             "the interrupted capture was finished; its point is published".into()
         }
         Outcome::Restored => "the interrupted restore was finished".into(),
+        Outcome::Removed { failures } => match failures.into_iter().next() {
+            None => "the interrupted removal of points was finished".into(),
+            Some(failure) => return Err(failure.problem.into()),
+        },
         Outcome::Abandoned { .. } if is_capture => {
             "the interrupted capture was undone; it left no point".into()
         }

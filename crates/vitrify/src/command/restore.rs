@@ -84,7 +84,9 @@ fn finish(
         Outcome::Abandoned { failure: Some(failure) } => {
             return Err(gone_back(plan, failure.problem, safety));
         }
-        Outcome::Abandoned { failure: None } | Outcome::Captured { .. } => {
+        Outcome::Abandoned { failure: None }
+        | Outcome::Captured { .. }
+        | Outcome::Removed { .. } => {
             return Err(Problem::failed("the restore ended without a result"));
         }
     }
