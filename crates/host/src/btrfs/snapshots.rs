@@ -123,7 +123,8 @@ fn identities(folder: &Path) -> Answer<HashMap<String, String>> {
     let Some(root) = subvolume::root_of(folder)? else { return Ok(HashMap::new()) };
     let below = folder.strip_prefix(root).unwrap_or(folder);
     let prefix = Path::new(&subvolume::show(root)?.path).join(below);
-    let listed = subvolume::list_beside(folder)?.into_iter().filter_map(|it| {
+    // The folder itself goes with its last snapshot, at anybody's hands.
+    let listed = subvolume::list_below(root)?.into_iter().filter_map(|it| {
         let name = Path::new(&it.path).strip_prefix(&prefix).ok()?.to_str()?.to_owned();
         Some((name, it.uuid))
     });

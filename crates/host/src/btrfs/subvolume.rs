@@ -77,14 +77,20 @@ pub(crate) fn show(path: &Path) -> Answer<Subvolume> {
     })
 }
 
-/// Looks at the subvolume at this path, if there is one.
+/// Looks at the subvolume at this path, if there is one; somebody may delete it meanwhile.
 pub(crate) fn find(path: &Path) -> Answer<Option<Subvolume>> {
-    if is_subvolume(path)? { show(path).map(Some) } else { Ok(None) }
+    if !is_subvolume(path)? {
+        return Ok(None);
+    }
+    match show(path) {
+        Err(_) if !is_subvolume(path)? => Ok(None),
+        found => found.map(Some),
+    }
 }
 
-/// Each subvolume that is directly below the one that holds `folder`.
-pub(crate) fn list_beside(folder: &Path) -> Answer<Vec<Listed>> {
-    listed(&["-o"], folder)
+/// Each subvolume that is directly below this one.
+pub(crate) fn list_below(subvolume: &Path) -> Answer<Vec<Listed>> {
+    listed(&["-o"], subvolume)
 }
 
 /// Every subvolume of the file system that holds `path`.
