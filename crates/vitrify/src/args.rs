@@ -73,6 +73,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Export(ExportArgs),
     Repair(RepairArgs),
+    Delete(DeleteArgs),
     /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
     #[command(hide = true)]
     Guard,
@@ -276,6 +277,20 @@ pub(crate) struct RestoreArgs {
     /// terminal, and needs --yes elsewhere.
     #[arg(long)]
     pub(crate) no_safety_point: bool,
+}
+
+/// Delete a restore point: its memory image, its files and its snapshots.
+///
+/// A snapshot that serves another guest's point as well stays until that goes. A point whose snapshot
+/// is held, or that something was cloned from, is refused (exit status 3), and so is every point while
+/// one of any guest cannot be read: nobody could tell which snapshots it needs. Asks for the guest's
+/// name on a terminal, and needs --yes elsewhere. If this command is killed, 'vitrify repair' finishes
+/// what it had begun.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DeleteArgs {
+    /// The point.
+    #[arg(value_name = "GUEST@POINT")]
+    pub(crate) point: PointRef,
 }
 
 /// Bring back to order what an interrupted capture or restore left behind.

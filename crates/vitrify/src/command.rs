@@ -2,9 +2,11 @@
 
 pub(crate) mod capture;
 pub(crate) mod confirm;
+pub(crate) mod delete;
 pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod list;
+pub(crate) mod removal;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod self_test;

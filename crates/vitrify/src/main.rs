@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Export(args) => command::export::run(&context, &args),
         Command::Doctor(args) => command::doctor::run(&context, &args),
         Command::Repair(args) => command::repair::run(&context, &args),
+        Command::Delete(args) => command::delete::run(&context, &args),
         Command::Guard => Ok(exit::DONE),
     };
     match result {
