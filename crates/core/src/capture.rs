@@ -187,6 +187,8 @@ pub struct CapturePlan {
     pub id: PointId,
     /// The name of its points and of their snapshots.
     pub name: PointName,
+    /// What its points are called as well, for the other periods that they were taken for.
+    pub further_names: Vec<PointName>,
     /// The boot in which this was planned.
     pub boot: String,
     /// The guests.
@@ -210,6 +212,11 @@ pub struct CapturePlan {
 }
 
 impl CapturePlan {
+    /// All that its points are called.
+    pub fn names(&self) -> Vec<PointName> {
+        [std::slice::from_ref(&self.name), &self.further_names].concat()
+    }
+
     /// The effects that carry it out undisturbed, in order, as far as that follows from what was
     /// found out so far.
     pub fn steps(&self, history: &History<'_>) -> Vec<Effect> {

@@ -44,8 +44,9 @@ pub struct Request {
 pub enum Naming {
     /// They are called so.
     Given(PointName),
-    /// By the first second from this time on that no snapshot of their volumes is called by.
-    At(Timestamp, Purpose),
+    /// By the first second from this time on that no snapshot of their volumes is called by, and by
+    /// what they are taken for: the first, which names their snapshots as well, and the others.
+    At(Timestamp, Purpose, Vec<Purpose>),
 }
 
 /// What is asked for of one guest.
@@ -125,9 +126,11 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<Planned, CaptureErro
     let volumes: BTreeSet<_> = members.iter().flat_map(Member::volumes).cloned().collect();
     let on_them: Vec<_> =
         facts.snapshots.iter().filter(|it| volumes.contains(&it.volume)).collect();
+    let (name, further_names) = names(&request.name, &on_them)?;
     let plan = CapturePlan {
         id: request.id.clone(),
-        name: name(&request.name, &on_them)?,
+        name,
+        further_names,
         boot: facts.boot.clone(),
         known_snapshots: on_them.iter().map(|found| found.id.clone()).collect(),
         volumes: volumes.into_iter().collect(),
@@ -143,18 +146,22 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<Planned, CaptureErro
 }
 
 /// Several guests of one volume can be captured one after the other in one second.
-fn name(naming: &Naming, snapshots: &[&Snapshot]) -> Result<PointName, CaptureError> {
+fn names(
+    naming: &Naming,
+    snapshots: &[&Snapshot],
+) -> Result<(PointName, Vec<PointName>), CaptureError> {
     match naming {
         Naming::Given(name) => match snapshots.iter().find(|found| found.name == *name) {
             Some(taken) => Err(CaptureError::NameTaken((*taken).clone())),
-            None => Ok(name.clone()),
+            None => Ok((name.clone(), Vec::new())),
         },
-        Naming::At(time, purpose) => {
+        Naming::At(time, first, others) => {
             let mut time = *time;
             loop {
-                let name = name_at(time, *purpose)?;
+                let name = name_at(time, *first)?;
                 if !snapshots.iter().any(|found| found.name == name) {
-                    return Ok(name);
+                    let others = others.iter().map(|it| name_at(time, *it));
+                    return Ok((name, others.collect::<Result<_, _>>()?));
                 }
                 time = time.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX);
             }

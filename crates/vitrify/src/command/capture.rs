@@ -30,12 +30,14 @@ pub(crate) struct Wanted {
     pub(crate) engine: Option<Engine>,
     pub(crate) name: Option<PointName>,
     pub(crate) purpose: Purpose,
+    /// What else it is taken for.
+    pub(crate) further_purposes: Vec<Purpose>,
 }
 
 impl Wanted {
     /// The best that the guest allows, under a name of ours.
     pub(crate) fn best(purpose: Purpose) -> Self {
-        Self { consistency: None, engine: None, name: None, purpose }
+        Self { consistency: None, engine: None, name: None, purpose, further_purposes: Vec::new() }
     }
 }
 
@@ -242,7 +244,10 @@ pub(crate) fn request(
 ) -> Answer<Request> {
     let name = match &wanted.name {
         Some(name) => Naming::Given(name.clone()),
-        None => Naming::At(jiff::Timestamp::now(), wanted.purpose),
+        None => {
+            let further = wanted.further_purposes.clone();
+            Naming::At(jiff::Timestamp::now(), wanted.purpose, further)
+        }
     };
     Ok(Request {
         id: new_id()?,

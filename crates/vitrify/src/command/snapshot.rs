@@ -20,7 +20,7 @@ pub(crate) fn run(context: &Context, args: &SnapshotArgs) -> Answer<Status> {
         consistency: args.consistency.map(Into::into),
         engine: args.engine.into(),
         name: args.name.clone(),
-        purpose: Purpose::Manual,
+        ..Wanted::best(Purpose::Manual)
     };
     let mut status = DONE;
     let (mut points, mut failures) = (Vec::new(), Vec::new());
@@ -93,6 +93,7 @@ pub(crate) fn point_json(manifest: &Manifest) -> Value {
     json!({
         "guest": manifest.guest,
         "point": manifest.name(),
+        "names": manifest.names,
         "id": manifest.id,
         "time": manifest.time,
         "consistency": manifest.consistency,

@@ -604,7 +604,7 @@ impl MemberCapture<'_> {
         Ok(Manifest {
             version: VERSION,
             id: member.point.clone(),
-            names: vec![self.set.plan.name.clone()],
+            names: self.set.plan.names(),
             guest: member.guest.clone(),
             guest_uuid: member.guest_uuid.clone(),
             time: *time,
