@@ -159,6 +159,8 @@ pub struct FakePoint {
     sealed: bool,
     /// Whether that image was removed by a policy.
     pub expired: bool,
+    /// The tags under which it is held.
+    pub holds: BTreeSet<String>,
     /// The manifest, once it is published.
     pub manifest: Option<Manifest>,
 }

@@ -441,6 +441,7 @@ mod tests {
         let manifest = sample_manifest("2026-01-01T00:00:00Z", "one");
         let point = |manifest| FoundPoint {
             expired: false,
+            holds: Vec::new(),
             guest: idle().guest.uuid,
             id: sample_capture().members[0].point.clone(),
             manifest,

@@ -352,6 +352,8 @@ pub struct FoundPoint {
     pub memory: Option<PathBuf>,
     /// Whether its memory image was removed, because it was to be kept for less long.
     pub expired: bool,
+    /// The tags under which it is held.
+    pub holds: Vec<String>,
 }
 
 /// What publishing a point did.
@@ -431,6 +433,9 @@ pub trait Homes {
     /// Removes the memory image of a published point, which stays and says so. Fine where it has none
     /// any more.
     fn expire_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
+
+    /// Holds a published point under this tag, or lets it go. Either may be repeated.
+    fn hold(&self, guest: &GuestUuid, point: &PointId, tag: &str, held: bool) -> Answer<()>;
 
     /// Every point of every home, published or not, in no order.
     fn points(&self) -> Answer<Vec<FoundPoint>>;

@@ -160,6 +160,10 @@ impl Homes for Store {
         self.home(guest).expire_memory(point)
     }
 
+    fn hold(&self, guest: &GuestUuid, point: &PointId, tag: &str, held: bool) -> Answer<()> {
+        self.home(guest).hold(point, tag, held)
+    }
+
     /// Points that are still being staged are not among them.
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         let mut points = Vec::new();
@@ -255,7 +259,9 @@ fn found(home: &Home, guest: &GuestUuid, id: PointId) -> Answer<FoundPoint> {
         _ => None,
     };
     let (published, expired) = (home.is_published(&id)?, home.is_expired(&id)?);
-    Ok(FoundPoint { guest: guest.clone(), id, manifest, published, folder, memory, expired })
+    let holds = home.holds(&id)?.into_iter().collect();
+    let guest = guest.clone();
+    Ok(FoundPoint { guest, id, manifest, published, folder, memory, expired, holds })
 }
 
 fn read_manifest(file: &Path, guest: &GuestUuid, id: &PointId) -> Result<Manifest, Problem> {

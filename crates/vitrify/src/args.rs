@@ -74,6 +74,10 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Repair(RepairArgs),
     Delete(DeleteArgs),
+    /// Keep a restore point until 'release' lets it go: neither 'delete' nor a policy removes it.
+    Hold(HoldArgs),
+    /// Let a restore point go that 'hold' keeps.
+    Release(HoldArgs),
     /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
     #[command(hide = true)]
     Guard,
@@ -281,13 +285,21 @@ pub(crate) struct RestoreArgs {
 
 /// Delete a restore point: its memory image, its files and its snapshots.
 ///
-/// A snapshot that serves another guest's point as well stays until that goes. A point whose snapshot
-/// is held, or that something was cloned from, is refused (exit status 3), and so is every point while
+/// A snapshot that serves another guest's point as well stays until that goes. A point that is held, or
+/// whose snapshot is, or that something was cloned from, is refused (exit status 3), and so is every point while
 /// one of any guest cannot be read: nobody could tell which snapshots it needs. Asks for the guest's
 /// name on a terminal, and needs --yes elsewhere. If this command is killed, 'vitrify repair' finishes
 /// what it had begun.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DeleteArgs {
+    /// The point.
+    #[arg(value_name = "GUEST@POINT")]
+    pub(crate) point: PointRef,
+}
+
+/// A point to be held, or let go.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct HoldArgs {
     /// The point.
     #[arg(value_name = "GUEST@POINT")]
     pub(crate) point: PointRef,

@@ -5,6 +5,7 @@ pub(crate) mod confirm;
 pub(crate) mod delete;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod hold;
 pub(crate) mod list;
 pub(crate) mod removal;
 pub(crate) mod repair;

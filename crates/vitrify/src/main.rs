@@ -49,6 +49,8 @@ fn main() -> ExitCode {
         Command::Doctor(args) => command::doctor::run(&context, &args),
         Command::Repair(args) => command::repair::run(&context, &args),
         Command::Delete(args) => command::delete::run(&context, &args),
+        Command::Hold(args) => command::hold::run(&context, &args, true),
+        Command::Release(args) => command::hold::run(&context, &args, false),
         Command::Guard => Ok(exit::DONE),
     };
     match result {

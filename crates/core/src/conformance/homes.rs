@@ -49,6 +49,7 @@ pub const RULES: &[(&str, Check)] = rules![
     a_memory_image_is_checked,
     points_are_kept_apart,
     an_expired_image_is_gone_and_its_point_stays,
+    a_point_is_held_until_it_is_let_go,
     discarding_removes_everything_and_may_be_repeated,
     discarding_leaves_other_points,
 ];
@@ -306,6 +307,27 @@ fn an_expired_image_is_gone_and_its_point_stays(fixture: &mut dyn Fixture) -> Ve
     ok("discard", fixture.homes().discard(&old.guest_uuid, &old.id))?;
     let found = is_published(fixture, &new)?;
     ok("check", check(fixture, &found))
+}
+
+fn a_point_is_held_until_it_is_let_go(fixture: &mut dyn Fixture) -> Verdict {
+    let manifest = stage(fixture, 1, Some(7))?;
+    ok("publish", fixture.homes().publish(&manifest))?;
+    let (guest, id) = (&manifest.guest_uuid, &manifest.id);
+    let hold = |fixture: &dyn Fixture, tag: &str, held: bool, wanted: &[&str]| {
+        for _ in 0..2 {
+            ok("hold", fixture.homes().hold(guest, id, tag, held))?;
+        }
+        let found = is_published(fixture, &manifest)?;
+        same("the tags", found.holds, wanted.iter().map(|it| (*it).to_owned()).collect())
+    };
+    hold(fixture, "b", true, &["b"])?;
+    hold(fixture, "a", true, &["a", "b"])?;
+    hold(fixture, "b", false, &["a"])?;
+    hold(fixture, "c", false, &["a"])?;
+    hold(fixture, "a", false, &[])?;
+    let unknown = point(2)?;
+    let held = fixture.homes().hold(guest, &unknown, "a", true);
+    fails("holding what is not there", held, ProblemKind::NotFound)
 }
 
 fn discarding_removes_everything_and_may_be_repeated(fixture: &mut dyn Fixture) -> Verdict {

@@ -161,6 +161,21 @@ impl Homes for Fake {
         )
     }
 
+    fn hold(&self, _: &GuestUuid, point: &PointId, tag: &str, held: bool) -> Answer<()> {
+        self.change(
+            "hold",
+            |_| {},
+            |state| {
+                let holds = &mut state.point(point)?.holds;
+                match held {
+                    true => holds.insert(tag.to_owned()),
+                    false => holds.remove(tag),
+                };
+                Ok(())
+            },
+        )
+    }
+
     fn points(&self) -> Answer<Vec<FoundPoint>> {
         self.look(|state| {
             let found = state.points.iter().filter_map(|(id, (guest, point))| {
@@ -174,6 +189,7 @@ impl Homes for Fake {
                         .filter(|_| manifest.memory.is_some())
                         .map(|_| folder.join("memory")),
                     expired: point.expired,
+                    holds: point.holds.iter().cloned().collect(),
                     manifest: Ok(manifest),
                     published: true,
                     folder,

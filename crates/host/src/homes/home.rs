@@ -1,5 +1,6 @@
 //! One guest's home: its folders, and the steps of publishing and removing a point.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ pub(super) const MANIFEST: &str = "manifest.json";
 const TORN: &str = "torn.json";
 /// Says that a point's memory image was removed, and by whom.
 const EXPIRED: &str = "memory-expired";
+/// The tags under which a point is held, one on each line.
+const HOLDS: &str = "holds";
 /// A save image that libvirt wrote, before it is taken into the image.
 const DUMP: &str = "memory.save";
 /// An image by pages.
@@ -290,6 +293,36 @@ impl Home {
             sync_folder(&folder)?;
         }
         self.destroy_snapshot(id)
+    }
+
+    /// The tags under which a point is held.
+    pub(super) fn holds(&self, id: &PointId) -> Answer<BTreeSet<String>> {
+        let path = self.point(id).join(HOLDS);
+        match fs::read_to_string(&path) {
+            Err(error) if is_absence(&error) => Ok(BTreeSet::new()),
+            text => {
+                Ok(text.map_err(at("cannot read", &path))?.lines().map(str::to_owned).collect())
+            }
+        }
+    }
+
+    /// Holds a point under this tag, or lets it go.
+    pub(super) fn hold(&self, id: &PointId, tag: &str, held: bool) -> Answer<()> {
+        let folder = self.point(id);
+        if !exists(&folder)? {
+            return Err(Problem::not_found(format!("there is no point {id}")));
+        }
+        let mut holds = self.holds(id)?;
+        let changed = match held {
+            true => holds.insert(tag.to_owned()),
+            false => holds.remove(tag),
+        };
+        if changed {
+            let text = holds.into_iter().map(|it| it + "\n").collect();
+            lay(&folder, &NamedFile { name: HOLDS.into(), content: FileContent::Text(text) })?;
+            sync_folder(&folder)?;
+        }
+        Ok(())
     }
 
     fn destroy_snapshot(&self, id: &PointId) -> Answer<()> {

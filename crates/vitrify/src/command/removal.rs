@@ -7,7 +7,7 @@ use vitrify_core::inventory::{Need, Snapshot};
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{Outcome, Plan};
-use vitrify_core::ports::{Answer, Storage};
+use vitrify_core::ports::{Answer, FoundPoint, Storage};
 use vitrify_core::problem::{Problem, ProblemNote};
 use vitrify_core::removal::RemovalPlan;
 
@@ -47,17 +47,17 @@ pub(crate) fn remove(
 ) -> Answer<Removed> {
     let _lock = context.lock(&[guest.uuid], &[])?;
     host.check_settled(guest.name, guest.uuid)?;
-    let volumes = plan(context, guest, wanted)?.volumes();
+    let volumes = plan(guest, wanted, &context.points()?)?.volumes();
     let _volumes = context.lock(&[], &volumes)?;
     // Another guest's point may have come to need, or to spare, a snapshot that both have.
-    let plan = plan(context, guest, wanted)?;
-    let needs =
-        needs(host.world().storage, plan.points.iter().map(|it| (&it.point, &*it.snapshots)))?;
-    if let Some((point, need)) =
-        needs.into_iter().find_map(|it| Some((it.0, it.1.into_iter().next()?)))
-    {
-        let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
-        return Err(Problem::refused(message));
+    let points = context.points()?;
+    let plan = plan(guest, wanted, &points)?;
+    let its = points.iter().filter(|it| wanted.points.contains(&it.id));
+    for (point, needs) in needs(host.world().storage, its)? {
+        if let Some(need) = needs.first() {
+            let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
+            return Err(Problem::refused(message));
+        }
     }
     let progress = context.progress(guest.name.as_str());
     let outcome = run(&host.world(), Plan::Removal(plan.clone()), &progress)?;
@@ -75,8 +75,7 @@ pub(crate) fn remove(
     }
 }
 
-fn plan(context: &Context, guest: Guest<'_>, wanted: &Wanted) -> Answer<RemovalPlan> {
-    let points = context.points()?;
+fn plan(guest: Guest<'_>, wanted: &Wanted, points: &[FoundPoint]) -> Answer<RemovalPlan> {
     // Where one cannot be read, nobody knows which snapshots it needs.
     let all = points.iter().map(|it| it.manifest.as_ref().map_err(|it| it.note().into()));
     let all: Vec<&Manifest> = all.collect::<Answer<_>>()?;
@@ -84,19 +83,23 @@ fn plan(context: &Context, guest: Guest<'_>, wanted: &Wanted) -> Answer<RemovalP
     Ok(RemovalPlan::new(new_id()?, of, &wanted.points, wanted.images.clone(), &all))
 }
 
-/// What the storage knows that the snapshots of points are needed for.
+/// What points are needed for: who holds them, and what the storage knows of their snapshots.
 pub(crate) fn needs<'a>(
     storage: &dyn Storage,
-    points: impl IntoIterator<Item = (&'a PointId, &'a [Snapshot])>,
+    points: impl IntoIterator<Item = &'a FoundPoint>,
 ) -> Answer<BTreeMap<&'a PointId, Vec<Need>>> {
     let points: Vec<_> = points.into_iter().collect();
-    let snapshots = points.iter().flat_map(|it| it.1);
-    let volumes: BTreeSet<Volume> = snapshots.map(|it| it.volume.clone()).collect();
+    let snapshots = |it: &&'a FoundPoint| -> &'a [Snapshot] {
+        it.manifest.as_ref().map_or(&[], |manifest| &manifest.volumes)
+    };
+    let volumes: BTreeSet<Volume> =
+        points.iter().flat_map(snapshots).map(|it| it.volume.clone()).collect();
     let found = storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
     let mut needs = BTreeMap::new();
-    for (point, snapshots) in points {
-        let its = found.iter().filter(|it| snapshots.contains(&it.snapshot));
-        needs.insert(point, its.flat_map(|it| it.needed.clone()).collect());
+    for point in points {
+        let its = found.iter().filter(|it| snapshots(&point).contains(&it.snapshot));
+        let held = point.holds.iter().cloned().map(Need::Held);
+        needs.insert(&point.id, held.chain(its.flat_map(|it| it.needed.clone())).collect());
     }
     Ok(needs)
 }
