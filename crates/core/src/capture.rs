@@ -188,6 +188,7 @@ pub struct CapturePlan {
     /// The name of its points and of their snapshots.
     pub name: PointName,
     /// What its points are called as well, for the other periods that they were taken for.
+    #[serde(default)]
     pub further_names: Vec<PointName>,
     /// The boot in which this was planned.
     pub boot: String,
