@@ -7,9 +7,12 @@ use std::fmt;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Period, Policy};
-use crate::inventory::Need;
+use crate::capture::Consistency;
+use crate::inventory::{FoundSnapshot, Need};
+use crate::manifest::Manifest;
 use crate::name::{PointId, PointName};
 use crate::point::Purpose;
+use crate::ports::FoundPoint;
 
 /// For so long a point is kept that was taken before a restore.
 const SAFETY: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -33,6 +36,45 @@ pub struct PointFacts {
     pub drilled: bool,
     /// What it is needed for.
     pub needed: Vec<Need>,
+}
+
+impl PointFacts {
+    /// The facts of a point, given the snapshots that its volumes have and the consistency that is
+    /// demanded of its guest. A guest that was shut off had no memory to lose.
+    pub fn of(
+        point: &FoundPoint,
+        manifest: &Manifest,
+        snapshots: &[FoundSnapshot],
+        demanded: Option<Consistency>,
+    ) -> Self {
+        let its: Vec<_> =
+            snapshots.iter().filter(|it| manifest.volumes.contains(&it.snapshot)).collect();
+        let held = point.holds.iter().cloned().map(Need::Held);
+        let order = match its[..] {
+            // Pools do not number together.
+            [one] => one.order,
+            _ => None,
+        };
+        let reached = manifest.consistency;
+        Self {
+            id: point.id.clone(),
+            names: manifest.names.clone(),
+            time: manifest.time,
+            order,
+            has_memory: manifest.memory.is_some() && !point.expired,
+            reached: demanded.is_none_or(|it| reached >= it || reached == Consistency::Off),
+            drilled: false,
+            needed: held.chain(its.iter().flat_map(|it| it.needed.clone())).collect(),
+        }
+    }
+
+    /// For which periods it was taken.
+    pub fn periods(&self) -> impl Iterator<Item = Period> {
+        self.names.iter().filter_map(Purpose::of).filter_map(|it| match it {
+            Purpose::Scheduled(period) => Some(period),
+            Purpose::Manual | Purpose::Safety => None,
+        })
+    }
 }
 
 /// Why a name or a memory image is kept.
@@ -183,14 +225,7 @@ impl<'a> Ranks<'a> {
     ) -> Self {
         let (mut newer, mut counts) = (BTreeMap::new(), BTreeMap::new());
         for point in newest_first {
-            let purposes = point.names.iter().filter_map(Purpose::of);
-            let periods: BTreeSet<_> = purposes
-                .filter_map(|it| match it {
-                    Purpose::Scheduled(period) => Some(period),
-                    Purpose::Manual | Purpose::Safety => None,
-                })
-                .collect();
-            for period in periods {
+            for period in point.periods().collect::<BTreeSet<_>>() {
                 let count: &mut u32 = counts.entry(period).or_default();
                 newer.insert((period, &point.id), *count);
                 *count += 1;

@@ -1,13 +1,15 @@
 //! Removing points: what `delete` and `prune` have in common.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
+use vitrify_core::capture::Consistency;
 use vitrify_core::engine::run;
-use vitrify_core::inventory::{Need, Snapshot};
+use vitrify_core::inventory::Snapshot;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{Outcome, Plan};
-use vitrify_core::ports::{Answer, FoundPoint, Storage};
+use vitrify_core::policy::retention::PointFacts;
+use vitrify_core::ports::{Answer, FoundPoint};
 use vitrify_core::problem::{Problem, ProblemNote};
 use vitrify_core::removal::RemovalPlan;
 
@@ -52,12 +54,11 @@ pub(crate) fn remove(
     // Another guest's point may have come to need, or to spare, a snapshot that both have.
     let points = context.points()?;
     let plan = plan(guest, wanted, &points)?;
-    let its = points.iter().filter(|it| wanted.points.contains(&it.id));
-    for (point, needs) in needs(host.world().storage, its)? {
-        if let Some(need) = needs.first() {
-            let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
-            return Err(Problem::refused(message));
-        }
+    let facts = facts(host, points.iter().filter(|it| wanted.points.contains(&it.id)), None)?;
+    let needed = facts.iter().find_map(|it| Some((&it.id, it.needed.first()?)));
+    if let Some((point, need)) = needed {
+        let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
+        return Err(Problem::refused(message));
     }
     let progress = context.progress(guest.name.as_str());
     let outcome = run(&host.world(), Plan::Removal(plan.clone()), &progress)?;
@@ -83,23 +84,17 @@ fn plan(guest: Guest<'_>, wanted: &Wanted, points: &[FoundPoint]) -> Answer<Remo
     Ok(RemovalPlan::new(new_id()?, of, &wanted.points, wanted.images.clone(), &all))
 }
 
-/// What points are needed for: who holds them, and what the storage knows of their snapshots.
-pub(crate) fn needs<'a>(
-    storage: &dyn Storage,
+/// What a policy has to know of points whose manifests can be read.
+pub(crate) fn facts<'a>(
+    host: &Host<'_>,
     points: impl IntoIterator<Item = &'a FoundPoint>,
-) -> Answer<BTreeMap<&'a PointId, Vec<Need>>> {
-    let points: Vec<_> = points.into_iter().collect();
-    let snapshots = |it: &&'a FoundPoint| -> &'a [Snapshot] {
-        it.manifest.as_ref().map_or(&[], |manifest| &manifest.volumes)
-    };
-    let volumes: BTreeSet<Volume> =
-        points.iter().flat_map(snapshots).map(|it| it.volume.clone()).collect();
-    let found = storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
-    let mut needs = BTreeMap::new();
-    for point in points {
-        let its = found.iter().filter(|it| snapshots(&point).contains(&it.snapshot));
-        let held = point.holds.iter().cloned().map(Need::Held);
-        needs.insert(&point.id, held.chain(its.flat_map(|it| it.needed.clone())).collect());
-    }
-    Ok(needs)
+    demanded: Option<Consistency>,
+) -> Answer<Vec<PointFacts>> {
+    let read = |it: &'a FoundPoint| it.manifest.as_ref().ok().map(|manifest| (it, manifest));
+    let points: Vec<_> = points.into_iter().filter_map(read).collect();
+    let volumes = points.iter().flat_map(|it| &it.1.volumes).map(|it| it.volume.clone());
+    let volumes: BTreeSet<Volume> = volumes.collect();
+    let found = host.world().storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
+    let facts = points.into_iter().map(|it| PointFacts::of(it.0, it.1, &found, demanded));
+    Ok(facts.collect())
 }
