@@ -39,14 +39,21 @@ pub enum Consistency {
     Memory,
 }
 
-impl fmt::Display for Consistency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Consistency {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
             Self::Crash => "crash",
             Self::Frozen => "frozen",
             Self::Off => "off",
             Self::Memory => "memory",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -91,6 +91,19 @@ impl Default for PreferredTimes {
     }
 }
 
+/// The word for a day, here and in the configuration.
+pub const fn weekday_name(day: Weekday) -> &'static str {
+    match day {
+        Weekday::Monday => "monday",
+        Weekday::Tuesday => "tuesday",
+        Weekday::Wednesday => "wednesday",
+        Weekday::Thursday => "thursday",
+        Weekday::Friday => "friday",
+        Weekday::Saturday => "saturday",
+        Weekday::Sunday => "sunday",
+    }
+}
+
 /// What holds for a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {

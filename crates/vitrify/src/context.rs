@@ -1,6 +1,6 @@
 //! What every command works with: the configuration, the folders, and the host's ports.
 
-use std::fs::{self, DirBuilder};
+use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,10 +25,9 @@ use vitrify_host::self_test::SelfTest;
 use vitrify_host::storage::HostStorage;
 
 use crate::args::Global;
+use crate::configuration;
 use crate::progress::{Progress, Style};
 
-/// Where the configuration is looked for.
-const DEFAULT_CONFIG: &str = "/etc/vitrify/vitrify.toml";
 /// Where root's state is kept.
 const DEFAULT_STATE: &str = "/var/lib/vitrify";
 
@@ -109,7 +108,7 @@ impl Host<'_> {
 impl Context {
     /// Reads the configuration and finds the folders. Touches nothing but what it reads.
     pub(crate) fn new(global: &Global) -> Answer<Self> {
-        let config = read_config(global.config.as_deref())?;
+        let config = configuration::load(global.config.as_deref())?;
         let state = match &global.state {
             Some(path) => path.clone(),
             None => default_state()?,
@@ -298,36 +297,4 @@ fn make_folder(path: &Path, mode: u32) -> Answer<()> {
                 .hint("run vitrify as root, or say where the state is kept with --state DIR")
         }),
     }
-}
-
-/// The configuration file, and what lies in `conf.d` beside it. A file that was asked for must be
-/// there.
-fn read_config(wanted: Option<&Path>) -> Answer<Config> {
-    let file = wanted.unwrap_or(Path::new(DEFAULT_CONFIG));
-    let mut texts = Vec::new();
-    match fs::read_to_string(file) {
-        Ok(text) => texts.push((file.display().to_string(), text)),
-        Err(error) if wanted.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unreadable(file, error)),
-    }
-    let folder = file.with_file_name("conf.d");
-    let mut parts = Vec::new();
-    if let Ok(entries) = fs::read_dir(&folder) {
-        parts.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
-    }
-    parts.retain(|path| path.extension().is_some_and(|it| it == "toml"));
-    parts.sort();
-    for path in parts {
-        let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
-        texts.push((path.display().to_string(), text));
-    }
-    Config::parse(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))
-        .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))
-}
-
-fn unreadable(file: &Path, error: std::io::Error) -> Problem {
-    let mut problem =
-        Problem::io(format!("cannot read the configuration {}", file.display()), error);
-    problem.kind = ProblemKind::NotFound;
-    problem
 }

@@ -5,6 +5,7 @@
 
 mod args;
 mod command;
+mod configuration;
 mod context;
 mod exit;
 mod output;

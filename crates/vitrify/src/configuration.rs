@@ -1,0 +1,53 @@
+//! The configuration's files, found and read.
+
+use std::fs;
+use std::path::Path;
+
+use vitrify_core::config::Config;
+use vitrify_core::ports::Answer;
+use vitrify_core::problem::{Problem, ProblemKind};
+
+/// Where the configuration is looked for.
+const DEFAULT_CONFIG: &str = "/etc/vitrify/vitrify.toml";
+
+/// What holds on this host.
+pub(crate) fn load(wanted: Option<&Path>) -> Answer<Config> {
+    let files = read(wanted)?;
+    Config::parse(files.iter().map(|(name, text)| (name.as_str(), text.as_str()))).map_err(
+        |errors| {
+            let first = errors.first().map_or_else(String::new, ToString::to_string);
+            Problem::new(ProblemKind::NotFound, first)
+        },
+    )
+}
+
+/// The configuration file, and what lies in `conf.d` beside it, each with its name. A file that was
+/// asked for must be there.
+fn read(wanted: Option<&Path>) -> Answer<Vec<(String, String)>> {
+    let file = wanted.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let mut texts = Vec::new();
+    match fs::read_to_string(file) {
+        Ok(text) => texts.push((file.display().to_string(), text)),
+        Err(error) if wanted.is_none() && error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(unreadable(file, error)),
+    }
+    let folder = file.with_file_name("conf.d");
+    let mut parts = Vec::new();
+    if let Ok(entries) = fs::read_dir(&folder) {
+        parts.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+    }
+    parts.retain(|path| path.extension().is_some_and(|it| it == "toml"));
+    parts.sort();
+    for path in parts {
+        let text = fs::read_to_string(&path).map_err(|error| unreadable(&path, error))?;
+        texts.push((path.display().to_string(), text));
+    }
+    Ok(texts)
+}
+
+fn unreadable(file: &Path, error: std::io::Error) -> Problem {
+    let mut problem =
+        Problem::io(format!("cannot read the configuration {}", file.display()), error);
+    problem.kind = ProblemKind::NotFound;
+    problem
+}
