@@ -78,6 +78,7 @@ pub(crate) enum Command {
     Hold(HoldArgs),
     /// Let a restore point go that 'hold' keeps.
     Release(HoldArgs),
+    Config(ConfigArgs),
     /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
     #[command(hide = true)]
     Guard,
@@ -333,4 +334,48 @@ pub(crate) struct RepairArgs {
     /// a terminal, and needs --yes elsewhere.
     #[arg(long, requires = "guest")]
     pub(crate) discard: bool,
+}
+
+/// Check the configuration, or show what it says of each guest.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Read all of the configuration and say what is wrong with it, without doing anything.
+    ///
+    /// Each error is a line FILE:LINE: MESSAGE on stderr, and the exit status is 2. Of a file that
+    /// is no TOML, or has an unknown key or a bad value, that is the first; run it again when it is
+    /// mended, because policies and rules are compared only when every file can be read. Two rules
+    /// that match one guest are an error too.
+    ///
+    /// A pattern that matches no guest is a warning only, and guests that no rule matches are named
+    /// in a note. Where libvirt is out of reach, a note says that nobody looked at the guests.
+    ///
+    /// With --json: {version, errors, warnings, policies, rules, unprotected}; errors and warnings
+    /// are objects of file, line and message. 'unprotected' is null where nobody looked at the
+    /// guests; so it is, with both counts, where a file is wrong.
+    Check,
+    Show(ConfigShowArgs),
+}
+
+/// Show which policy holds for each guest, and in which file and line that stands.
+///
+/// A point is kept until as many newer ones of its period exist, and it is older than so many
+/// periods. Its memory image may go before it: 'hourly 36 (memory 24)' keeps 36 points, and the
+/// memory of the newest 24; without such a number, each image stays as long as its point.
+///
+/// With --json: {version, time_zone, guests}, each guest an object of guest, policy (name, file,
+/// line, keep, keep_memory, times), rule (file, line), consistency, otherwise, pause_limit_ms and
+/// adopt. Without a rule, policy and rule are null. A period that keep_memory does not name keeps
+/// its memory images as long as its points. time_zone is null where it is the system's.
+///
+/// Exit status 2 if two rules match a guest that is shown.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigShowArgs {
+    /// Only this guest, with all that holds for it. libvirt is not asked, so it need not exist.
+    pub(crate) guest: Option<GuestName>,
 }

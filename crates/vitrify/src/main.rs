@@ -15,9 +15,11 @@ mod progress;
 use std::process::ExitCode;
 
 use clap::Parser;
+use vitrify_core::ports::Answer;
 
 use crate::args::{Args, Command};
 use crate::context::Context;
+use crate::exit::Status;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
@@ -53,10 +55,28 @@ fn main() -> ExitCode {
         Command::Hold(args) => command::hold::run(&context, &args, true),
         Command::Release(args) => command::hold::run(&context, &args, false),
         Command::Guard => Ok(exit::DONE),
+    let result = match &args.command {
+        // A configuration that is wrong keeps the others from being begun.
+        Command::Config(command) => command::config::run(&args.global, &command.command),
+        other => Context::new(&args.global).and_then(|context| run(&context, other)),
     };
     match result {
         Ok(status) => status,
         Err(problem) => output::problem(&problem),
     }
     .into()
+}
+
+fn run(context: &Context, command: &Command) -> Answer<Status> {
+    match command {
+        Command::Snapshot(args) => command::snapshot::run(context, args),
+        Command::List(args) => command::list::run(context, args),
+        Command::Show(args) => command::show::run(context, args),
+        Command::Restore(args) => command::restore::run(context, args),
+        Command::Verify(args) => command::verify::run(context, args),
+        Command::Export(args) => command::export::run(context, args),
+        Command::Doctor(args) => command::doctor::run(context, args),
+        Command::Repair(args) => command::repair::run(context, args),
+        Command::Config(_) | Command::Guard => Ok(exit::DONE),
+    }
 }

@@ -1,0 +1,319 @@
+//! `vitrify config`: reads the configuration and libvirt's guests, and makes nothing.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use jiff::civil::Time;
+use serde_json::{Value, json};
+use vitrify_core::config::{Config, ConfigError, GuestRule, Otherwise};
+use vitrify_core::name::GuestName;
+use vitrify_core::policy::{Period, Policy, PreferredTimes, weekday_name};
+use vitrify_core::ports::{Answer, Hypervisor};
+use vitrify_core::problem::{Problem, ProblemKind};
+use vitrify_host::libvirt::Libvirt;
+
+use crate::args::{ConfigCommand, ConfigShowArgs, Global};
+use crate::configuration;
+use crate::exit::{DONE, Status, USAGE};
+use crate::output;
+use crate::progress::note;
+
+pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Answer<Status> {
+    match command {
+        ConfigCommand::Check => check(global),
+        ConfigCommand::Show(args) => show(global, args),
+    }
+}
+
+fn guest_names(global: &Global) -> Answer<Vec<GuestName>> {
+    let guests = Libvirt::connect(&global.connect, Arc::default())?.guests()?;
+    Ok(guests.into_iter().map(|it| it.name).collect())
+}
+
+fn check(global: &Global) -> Answer<Status> {
+    let files = configuration::read(global.config.as_deref())?;
+    let parsed = configuration::parse(&files).and_then(|config| {
+        configuration::time_zone(&config).map_err(|error| vec![error])?;
+        Ok(config)
+    });
+    let config = match parsed {
+        Ok(config) => config,
+        Err(errors) => return Ok(report(global, &errors, None)),
+    };
+    let mut notes = Vec::new();
+    if files.is_empty() {
+        notes.push("there is no configuration file, so the defaults hold".to_owned());
+    }
+    let names = guest_names(global);
+    let guests = match &names {
+        Ok(names) => Some(Guests::look(&config, names)),
+        Err(problem) => {
+            notes.push(format!("guest names were not looked at: {}", problem.chain()));
+            None
+        }
+    };
+    let unprotected = guests.as_ref().map(|it| it.unprotected.join(", "));
+    if let Some(names) = unprotected.filter(|it| !it.is_empty()) {
+        notes.push(format!("no rule protects {names}"));
+    }
+    if !global.quiet {
+        notes.iter().for_each(|it| note(&format!("note: {it}")));
+    }
+    Ok(report(global, &[], Some((&config, guests))))
+}
+
+/// What the rules are to the guests that there are.
+struct Guests<'a> {
+    errors: Vec<ConfigError>,
+    warnings: Vec<ConfigError>,
+    unprotected: Vec<&'a str>,
+}
+
+impl<'a> Guests<'a> {
+    fn look(config: &Config, guests: &'a [GuestName]) -> Self {
+        let (mut errors, mut unprotected) = (Vec::new(), Vec::new());
+        for guest in guests {
+            match config.rule_for(guest) {
+                Ok(Some(_)) => {}
+                Ok(None) => unprotected.push(guest.as_str()),
+                Err(two) => errors.push(two.second.error(format!(
+                    "guest '{guest}' has two rules, this one and that at {}; let only one match it",
+                    two.first
+                ))),
+            }
+        }
+        let unmatched = config.unmatched(guests).into_iter();
+        let warnings = unmatched
+            .map(|(rule, pattern)| rule.place.error(format!("'{pattern}' matches no guest")))
+            .collect();
+        Self { errors, warnings, unprotected }
+    }
+}
+
+/// What is wrong with the files, or else what was read of them, and what it is to the guests where
+/// libvirt could name them.
+fn report(
+    global: &Global,
+    broken: &[ConfigError],
+    read: Option<(&Config, Option<Guests<'_>>)>,
+) -> Status {
+    let guests = read.as_ref().and_then(|it| it.1.as_ref());
+    let errors = guests.map_or(broken, |it| &it.errors);
+    let warnings = guests.map_or(&[][..], |it| &it.warnings);
+    errors.iter().for_each(|it| note(&it.to_string()));
+    if !global.quiet {
+        let warning =
+            |it: &ConfigError| format!("{}:{}: warning: {}", it.file, it.line, it.message);
+        warnings.iter().for_each(|it| note(&warning(it)));
+    }
+    let counts = read.as_ref().map(|it| (it.0.policies.len(), it.0.rules.len()));
+    if global.json {
+        output::json(&json!({
+            "version": 1,
+            "errors": errors.iter().map(error_json).collect::<Vec<_>>(),
+            "warnings": warnings.iter().map(error_json).collect::<Vec<_>>(),
+            "policies": counts.map(|it| it.0),
+            "rules": counts.map(|it| it.1),
+            "unprotected": guests.map(|it| &it.unprotected),
+        }));
+    } else if let (Some((policies, rules)), []) = (counts, errors) {
+        let policies = counted(policies, "policy", "policies");
+        let rules = counted(rules, "rule", "rules");
+        output::result(&format!("configuration is in order: {policies}, {rules}\n"));
+    }
+    if errors.is_empty() { DONE } else { USAGE }
+}
+
+fn error_json(error: &ConfigError) -> Value {
+    json!({ "file": error.file, "line": error.line, "message": error.message })
+}
+
+fn counted(number: usize, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
+fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
+    let config = configuration::load(global.config.as_deref())?;
+    configuration::time_zone(&config).map_err(|error| wrong(&error.to_string()))?;
+    let guests = match &args.guest {
+        Some(guest) => vec![guest.clone()],
+        None => guest_names(global)?,
+    };
+    let mut status = DONE;
+    let mut found = Vec::new();
+    for guest in &guests {
+        match config.rule_for(guest) {
+            Ok(rule) => found.push((guest, rule)),
+            Err(two) => status = output::problem(&wrong(&two.to_string())),
+        }
+    }
+    if global.json {
+        let guests: Vec<_> = found.iter().map(|it| guest_json(&config, it.0, it.1)).collect();
+        let time_zone = config.time_zone.as_ref().map(|it| &it.0);
+        output::json(&json!({ "version": 1, "time_zone": time_zone, "guests": guests }));
+    } else if args.guest.is_some() {
+        found.iter().for_each(|it| output::result(&details(&config, it.0, it.1)));
+    } else if !found.is_empty() {
+        let rows = found.iter().map(|it| row(it.0, it.1)).collect();
+        output::table(&["GUEST", "POLICY", "KEEPS", "CONSISTENCY", "RULE"], rows, false);
+    }
+    Ok(status)
+}
+
+fn wrong(message: &str) -> Problem {
+    Problem::new(ProblemKind::NotFound, message)
+}
+
+fn row(guest: &GuestName, rule: Option<&GuestRule>) -> Vec<String> {
+    let Some(rule) = rule else {
+        return [guest.as_str(), "-", "-", "-", "none: unprotected"].map(str::to_owned).to_vec();
+    };
+    let policy = &rule.policy.policy;
+    let keeps: Vec<_> =
+        policy.keep.keys().map(|it| format!("{it} {}", kept(policy, *it))).collect();
+    vec![
+        guest.to_string(),
+        format!("{} ({})", rule.policy.name, rule.policy.place),
+        if keeps.is_empty() { "nothing".to_owned() } else { keeps.join(", ") },
+        demand(rule),
+        rule.place.to_string(),
+    ]
+}
+
+/// How many points of a period are kept, and how many of them with memory.
+fn kept(policy: &Policy, period: Period) -> String {
+    let points = policy.keep.get(&period).copied().unwrap_or_default();
+    match policy.keep_memory.get(&period) {
+        None => points.to_string(),
+        Some(images) => format!("{points} (memory {images})"),
+    }
+}
+
+fn demand(rule: &GuestRule) -> String {
+    match (rule.consistency, rule.otherwise) {
+        (None, _) => "the best that can be had".to_owned(),
+        (Some(wanted), Otherwise::Next) => format!("{wanted}, or the next lower"),
+        (Some(wanted), Otherwise::Fail) => format!("{wanted}, or no point"),
+    }
+}
+
+fn details(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| {
+        let _ = writeln!(text, "{key:<13}{value}");
+    };
+    line("guest", guest.to_string());
+    let Some(rule) = rule else {
+        line("rule", "none: unprotected".to_owned());
+        return text;
+    };
+    line("rule", rule.place.to_string());
+    line("policy", format!("{} ({})", rule.policy.name, rule.policy.place));
+    let policy = &rule.policy.policy;
+    for period in policy.keep.keys() {
+        line(
+            period.as_str(),
+            format!("{}, {}", kept(policy, *period), when(&policy.times, *period)),
+        );
+    }
+    let zone = config.time_zone.as_ref();
+    line("time zone", zone.map_or("the system's".to_owned(), |it| format!("{} ({})", it.0, it.1)));
+    line("consistency", demand(rule));
+    line("pause limit", format!("{} ms", pause_limit_ms(config, rule)));
+    let prunes = match rule.adopt {
+        true => "Vitrify's own points, and snapshots under sanoid's names",
+        false => "Vitrify's own points only",
+    };
+    line("prunes", prunes.to_owned());
+    text
+}
+
+/// The preferred time of a period.
+fn when(times: &PreferredTimes, period: Period) -> String {
+    match period {
+        Period::Frequently => format!("every {} minutes", times.frequent_minutes),
+        Period::Hourly => format!("at minute {}", times.hourly_minute),
+        Period::Daily => format!("at {}", times.daily.strftime("%H:%M")),
+        Period::Weekly => {
+            let (day, time) = times.weekly;
+            format!("on {} at {}", weekday_name(day), time.strftime("%H:%M"))
+        }
+        Period::Monthly => {
+            let (day, time) = times.monthly;
+            format!("on day {day} at {}", time.strftime("%H:%M"))
+        }
+        Period::Yearly => {
+            let (month, day, time) = times.yearly;
+            format!("on {month:02}-{day:02} at {}", time.strftime("%H:%M"))
+        }
+    }
+}
+
+fn pause_limit_ms(config: &Config, rule: &GuestRule) -> u128 {
+    rule.pause_limit.unwrap_or(config.pause_limit).as_millis()
+}
+
+fn guest_json(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> Value {
+    let Some(rule) = rule else {
+        return json!({ "guest": guest, "policy": null, "rule": null });
+    };
+    let (policy, place) = (&rule.policy.policy, &rule.policy.place);
+    json!({
+        "guest": guest,
+        "policy": {
+            "name": rule.policy.name,
+            "file": place.file,
+            "line": place.line,
+            "keep": policy.keep,
+            "keep_memory": policy.keep_memory,
+            "times": times_json(&policy.times),
+        },
+        "rule": { "file": rule.place.file, "line": rule.place.line },
+        "consistency": rule.consistency,
+        "otherwise": rule.consistency.map(|_| rule.otherwise.as_str()),
+        "pause_limit_ms": u64::try_from(pause_limit_ms(config, rule)).unwrap_or(u64::MAX),
+        "adopt": rule.adopt,
+    })
+}
+
+/// By the configuration's own keys.
+fn times_json(times: &PreferredTimes) -> Value {
+    let at = |time: Time| time.strftime("%H:%M").to_string();
+    let (weekday, weekly_at) = times.weekly;
+    let (day, monthly_at) = times.monthly;
+    let (month, day_of_it, yearly_at) = times.yearly;
+    json!({
+        "frequent_period": times.frequent_minutes,
+        "hourly_min": times.hourly_minute,
+        "daily_at": at(times.daily),
+        "weekly_on": weekday_name(weekday),
+        "weekly_at": at(weekly_at),
+        "monthly_on": day,
+        "monthly_at": at(monthly_at),
+        "yearly_on": format!("{month:02}-{day_of_it:02}"),
+        "yearly_at": at(yearly_at),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_and_the_guests_that_there_are() {
+        let text = "[policy.a]\n[[guest]]\nmatch = ['web-*', 'gone']\npolicy = 'a'\n\
+                    [[guest]]\nmatch = '*-2'\npolicy = 'a'\n";
+        let config = Config::parse([("v.toml", text)]).unwrap();
+        let guests = ["mail", "web-1", "web-2"].map(|it| it.parse().unwrap());
+        let found = Guests::look(&config, &guests);
+        let said =
+            |errors: &[ConfigError]| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            said(&found.errors),
+            ["v.toml:5: guest 'web-2' has two rules, this one and that at v.toml:2; let only one \
+              match it"]
+        );
+        assert_eq!(said(&found.warnings), ["v.toml:2: 'gone' matches no guest"]);
+        assert_eq!(found.unprotected, ["mail"]);
+    }
+}
