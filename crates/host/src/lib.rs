@@ -18,6 +18,7 @@ mod memory;
 mod mounts;
 pub mod self_test;
 pub mod storage;
+pub mod tick;
 pub mod userfault;
 pub mod witness;
 mod zfs;

@@ -73,6 +73,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Export(ExportArgs),
     Repair(RepairArgs),
+    Run(RunArgs),
+    Prune(PruneArgs),
     Delete(DeleteArgs),
     /// Keep a restore point until 'release' lets it go: neither 'delete' nor a policy removes it.
     Hold(HoldArgs),
@@ -282,6 +284,38 @@ pub(crate) struct RestoreArgs {
     /// terminal, and needs --yes elsewhere.
     #[arg(long)]
     pub(crate) no_safety_point: bool,
+}
+
+/// One tick, what a timer calls: repair, take what is due, prune.
+///
+/// For each guest that a [[guest]] rule of the configuration covers: points are taken of the periods
+/// that its policy names and that are due, all by one capture; then goes what the policy does not keep
+/// any longer, memory images included. What was missed while the host was off is not made up for.
+/// Only one tick runs at a time (exit status 75).
+///
+/// Pruned are Vitrify's own points only, by their recorded identity. Never the newest point, the newest
+/// that reached the demanded consistency, what is held, or what was cloned. Nothing of a guest whose
+/// point could not be taken, nothing at all for one tick after the clock was set by more than an hour,
+/// and not more than half of a guest's points at once (exit status 3; 'prune' asks). -v prints each
+/// decision and its reason.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RunArgs {
+    /// Only say what would be done.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Remove what no policy keeps any longer, as 'run' does.
+///
+/// More than half of a guest's points go only after its name was typed on a terminal, or with --yes.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PruneArgs {
+    /// Only these guests' points [default: of every guest that a rule covers].
+    #[arg(value_name = "GUEST")]
+    pub(crate) guests: Vec<GuestName>,
+    /// Only say what would go.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Delete a restore point: its memory image, its files and its snapshots.

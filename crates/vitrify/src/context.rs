@@ -13,6 +13,7 @@ use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{JournalEntry, Plan};
 use vitrify_core::point::{NotFound, PointRef, select};
+use vitrify_core::policy::Tick;
 use vitrify_core::ports::{Answer, FoundPoint, Homes, Journal, World};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::userfault;
@@ -23,6 +24,7 @@ use vitrify_host::libvirt::Libvirt;
 use vitrify_host::locks::Locks;
 use vitrify_host::self_test::SelfTest;
 use vitrify_host::storage::HostStorage;
+use vitrify_host::tick::TickFile;
 
 use crate::args::Global;
 use crate::configuration;
@@ -40,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) yes: bool,
     pub(crate) zone: TimeZone,
     style: Style,
+    verbose: bool,
     connect: String,
     state: PathBuf,
     cancelled: Arc<AtomicBool>,
@@ -130,6 +133,7 @@ impl Context {
             json: global.json,
             yes: global.yes,
             zone: TimeZone::system(),
+            verbose: global.verbose,
             style: Style::of(global.quiet, global.verbose, global.no_progress),
             connect: global.connect.clone(),
             state,
@@ -178,6 +182,25 @@ impl Context {
         Locks::acquire(&self.state.join("locks"), &keys)
     }
 
+    /// Keeps other ticks out.
+    pub(crate) fn lock_tick(&self) -> Answer<Locks> {
+        Locks::acquire(&self.state.join("locks"), &["tick".to_owned()])
+    }
+
+    /// When the last tick was, as far as that is known.
+    pub(crate) fn last_tick(&self) -> Answer<Option<Tick>> {
+        self.tick_file().read()
+    }
+
+    /// Remembers when this tick was.
+    pub(crate) fn remember_tick(&self, tick: &Tick) -> Answer<()> {
+        self.tick_file().write(tick)
+    }
+
+    fn tick_file(&self) -> TickFile {
+        TickFile::new(self.state.join("last-tick.json"))
+    }
+
     /// The engines' self-test.
     pub(crate) fn self_test<'a>(&'a self, host: &'a Host<'_>) -> SelfTest<'a> {
         SelfTest {
@@ -196,6 +219,11 @@ impl Context {
     /// Whether somebody wants the work to be given up.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Whether each decision and its reason are wanted on stderr.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// Whether notes are wanted on stderr.

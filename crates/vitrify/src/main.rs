@@ -51,6 +51,8 @@ fn main() -> ExitCode {
         Command::Export(args) => command::export::run(&context, &args),
         Command::Doctor(args) => command::doctor::run(&context, &args),
         Command::Repair(args) => command::repair::run(&context, &args),
+        Command::Run(args) => command::run::run(&context, &args),
+        Command::Prune(args) => command::prune::run(&context, &args),
         Command::Delete(args) => command::delete::run(&context, &args),
         Command::Hold(args) => command::hold::run(&context, &args, true),
         Command::Release(args) => command::hold::run(&context, &args, false),

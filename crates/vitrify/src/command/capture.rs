@@ -32,12 +32,21 @@ pub(crate) struct Wanted {
     pub(crate) purpose: Purpose,
     /// What else it is taken for.
     pub(crate) further_purposes: Vec<Purpose>,
+    /// How long the guest should stand still at most, where that is not as for all.
+    pub(crate) pause_limit: Option<Duration>,
 }
 
 impl Wanted {
     /// The best that the guest allows, under a name of ours.
     pub(crate) fn best(purpose: Purpose) -> Self {
-        Self { consistency: None, engine: None, name: None, purpose, further_purposes: Vec::new() }
+        Self {
+            consistency: None,
+            engine: None,
+            name: None,
+            purpose,
+            further_purposes: Vec::new(),
+            pause_limit: None,
+        }
     }
 }
 
@@ -249,6 +258,7 @@ pub(crate) fn request(
             Naming::At(jiff::Timestamp::now(), wanted.purpose, further)
         }
     };
+    let pause_limit = wanted.pause_limit.unwrap_or(context.config.pause_limit);
     Ok(Request {
         id: new_id()?,
         name,
@@ -257,7 +267,7 @@ pub(crate) fn request(
         dump_limit_s: context.config.dump_limit.as_secs(),
         commit_limit_s: context.config.commit_limit.as_secs(),
         freeze_limit_s: FREEZE_LIMIT.as_secs(),
-        pause_limit_ms: u64::try_from(context.config.pause_limit.as_millis()).unwrap_or(u64::MAX),
+        pause_limit_ms: u64::try_from(pause_limit.as_millis()).unwrap_or(u64::MAX),
     })
 }
 

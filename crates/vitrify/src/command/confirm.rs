@@ -9,6 +9,17 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use crate::context::Context;
 use crate::progress::note;
 
+/// The same of so many points that nobody's policy means it: without an answer that is refused.
+pub(crate) fn confirm_drastic(context: &Context, guest: &GuestName, loss: &str) -> Answer<()> {
+    match confirm(context, guest, loss) {
+        Err(problem) if problem.kind == ProblemKind::NotFound => {
+            Err(Problem::refused(format!("{loss}, more than half: nothing was pruned"))
+                .hint(format!("look at 'vitrify prune --dry-run {guest}'; with --yes it goes")))
+        }
+        answered => answered,
+    }
+}
+
 /// Goes on only if the user typed the guest's name, or said `--yes`.
 pub(crate) fn confirm(context: &Context, guest: &GuestName, loss: &str) -> Answer<()> {
     if context.yes {

@@ -21,6 +21,27 @@ use crate::output;
 
 pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     let host = context.host()?;
+    let (mut report, told, only) = put_right(context, &host, args)?;
+    let spared = context.self_test(&host).guests().unwrap_or_default();
+    let folder = &context.overlay_folder;
+    let look = look_around(&host.world(), folder, only.as_ref(), &spared, told)?;
+    look.problems.into_iter().for_each(|problem| report.add(None, Err(problem)));
+    if context.json {
+        let left_alone = json!(look.findings);
+        output::json(&json!({ "version": 1, "repairs": report.repairs, "left_alone": left_alone }));
+    } else {
+        look.findings.iter().for_each(|it| output::result(&format!("left alone: {it}\n")));
+    }
+    Ok(report.status)
+}
+
+/// Puts right what is ours: what came of it, the plans that are told as they would be carried out, and
+/// the guest that it was all about, if it was one.
+pub(crate) fn put_right<'a>(
+    context: &'a Context,
+    host: &Host<'_>,
+    args: &RepairArgs,
+) -> Answer<(Report<'a>, Vec<Plan>, Option<GuestUuid>)> {
     let mut report = Report { context, status: DONE, repairs: Vec::new() };
     let mut entries = host.world().journal.entries()?;
     // A store that is not there keeps nobody from settling what the journal knows.
@@ -53,16 +74,16 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     for entry in entries {
         let guest = subject(&entry.plan);
         let result = match args.dry_run {
-            true => rehearse(&host, &entry, settle),
-            false => settle_one(context, &host, entry, settle),
+            true => rehearse(host, &entry, settle),
+            false => settle_one(context, host, entry, settle),
         };
         report.add(Some(&guest), result);
     }
     for plan in lost {
         let guest = subject(&Plan::Capture(plan.clone()));
         let result = match args.dry_run {
-            true => rebuild(&host.world(), plan).and_then(|entry| rehearse(&host, &entry, settle)),
-            false => settle_lost(context, &host, plan, settle),
+            true => rebuild(&host.world(), plan).and_then(|entry| rehearse(host, &entry, settle)),
+            false => settle_lost(context, host, plan, settle),
         };
         report.add(Some(&guest), result);
     }
@@ -76,33 +97,23 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     }
     if args.guest.is_none() {
         let left = match args.dry_run {
-            true => context.self_test(&host).leftovers().map(|left| {
+            true => context.self_test(host).leftovers().map(|left| {
                 (!left.is_empty()).then(|| format!("would remove {}", left.join("; ")))
             }),
-            false => sweep(context, &host),
+            false => sweep(context, host),
         };
         report.add(None, left.map(|left| left.map(|done| format!("self-test: {done}"))));
     }
     // What was settled is settled; what a rehearsal left as it is is told already.
     let told = if args.dry_run { plans } else { Vec::new() };
-    let spared = context.self_test(&host).guests().unwrap_or_default();
-    let folder = &context.overlay_folder;
-    let look = look_around(&host.world(), folder, only.as_ref(), &spared, told)?;
-    look.problems.into_iter().for_each(|problem| report.add(None, Err(problem)));
-    if context.json {
-        let left_alone = json!(look.findings);
-        output::json(&json!({ "version": 1, "repairs": report.repairs, "left_alone": left_alone }));
-    } else {
-        look.findings.iter().for_each(|it| output::result(&format!("left alone: {it}\n")));
-    }
-    Ok(report.status)
+    Ok((report, told, only))
 }
 
 /// What is told of each thing that repair puts right.
-struct Report<'a> {
+pub(crate) struct Report<'a> {
     context: &'a Context,
-    status: Status,
-    repairs: Vec<Value>,
+    pub(crate) status: Status,
+    pub(crate) repairs: Vec<Value>,
 }
 
 impl Report<'_> {
