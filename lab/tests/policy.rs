@@ -1,0 +1,159 @@
+//! Policies on real guests: what a tick takes, what goes and what must not.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use serde_json::Value;
+use vitrify_lab::harness::{self, Outcome};
+use vitrify_lab::scene::Scene;
+use vitrify_lab::world::World;
+
+fn main() -> ExitCode {
+    harness::run_in_pairs(&[
+        ("a_tick_takes_what_is_due_and_prunes", a_tick_takes_and_prunes),
+        ("a_deleted_point_leaves_nothing_behind", a_deleted_point),
+        ("a_point_that_is_held_stays", a_held_point),
+        ("one_snapshot_serves_two_guests_until_both_are_done", shared_snapshot),
+        ("only_one_tick_at_a_time", only_one_tick),
+    ])
+}
+
+/// The policy of a world's guests; the rule covers no guest of other worlds.
+fn policy(scene: &Scene, keep: &str, more: &str) -> Outcome {
+    let text = format!(
+        "\n[policy.test]\n{keep}\n[[guest]]\nmatch = \"{}\"\npolicy = \"test\"\n{more}",
+        scene.guest.name()
+    );
+    Ok(scene.world.configure(&text)?)
+}
+
+fn tick(scene: &Scene, code: i32) -> Result<Value, Box<dyn Error>> {
+    Ok(scene.vitrify(code, &["run", "--json"])?.json()?)
+}
+
+fn count(value: &Value) -> usize {
+    value.as_array().map_or(0, Vec::len)
+}
+
+/// The names of all points, sorted.
+fn names(scene: &Scene) -> Result<Vec<String>, Box<dyn Error>> {
+    let listed = scene.vitrify(0, &["list", "--json"])?.json()?;
+    let points = listed["points"].as_array().ok_or("no points")?.iter();
+    let names = points.filter_map(|it| Some(it["point"].as_str()?.to_owned()));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    Ok(names)
+}
+
+fn a_tick_takes_and_prunes() -> Outcome {
+    let mut scene = Scene::new()?;
+    let life = scene.life()?;
+    // Without a rule nothing is taken and nothing goes.
+    assert_eq!((count(&tick(&scene, 0)?["taken"]), names(&scene)?.len()), (0, 0));
+    policy(&scene, "hourly = 2\ndaily = 2\nmonthly = 2", "consistency = \"memory\"")?;
+    let said = scene.vitrify(0, &["run", "--dry-run"])?.stdout;
+    assert_eq!(said.lines().filter(|it| it.starts_with("would take ")).count(), 3, "{said}");
+    assert!(names(&scene)?.is_empty());
+    // One capture for all that is due, and nothing more until the next hour.
+    let first = tick(&scene, 0)?;
+    assert_eq!(count(&first["taken"]), 1, "{first}");
+    let taken = &first["taken"][0];
+    assert_eq!((&taken["consistency"], count(&taken["names"])), (&"memory".into(), 3));
+    assert!(taken["point"].as_str().is_some_and(|it| it.ends_with("_monthly")), "{taken}");
+    let again = tick(&scene, 0)?;
+    let hour_has_changed = count(&again["taken"]) == 1;
+    assert_eq!(
+        (count(&again["pruned"]), names(&scene)?.len()),
+        (0, 1 + usize::from(hour_has_changed))
+    );
+
+    // By hand, so that it is the newest; a policy that keeps none of what it took.
+    scene.snapshot(&["--name", "by-hand"])?;
+    policy(&scene, "hourly = 0\ndaily = 0\nmonthly = 0", "")?;
+    let told = scene.vitrify(0, &["prune", "--dry-run"])?.stdout;
+    assert!(told.contains("_monthly") && told.contains("no monthly is kept"), "{told}");
+    if !hour_has_changed {
+        let pruned = tick(&scene, 0)?;
+        assert_eq!((count(&pruned["taken"]), count(&pruned["pruned"])), (0, 3), "{pruned}");
+        assert_eq!(names(&scene)?, ["by-hand"]);
+        assert_eq!(count(&tick(&scene, 0)?["pruned"]), 0);
+    }
+    assert_eq!(scene.life()?, life);
+    scene.is_well()
+}
+
+fn a_deleted_point() -> Outcome {
+    let mut scene = Scene::of(World::new()?, &["one/a.raw", "two/b.raw"], |it| it)?;
+    let (first, second) = (scene.snapshot(&[])?, scene.snapshot(&[])?);
+    // Nobody is there to be asked.
+    scene.vitrify(2, &["delete", &scene.at(&first.name)])?;
+    assert_eq!(names(&scene)?.len(), 2);
+    scene.vitrify(0, &["delete", "--yes", &scene.at(&first.name)])?;
+    scene.vitrify(2, &["delete", "--yes", &scene.at(&first.name)])?;
+    assert_eq!(names(&scene)?, [second.name.as_str()]);
+    let again = scene.vitrify(0, &["repair", scene.guest.name()])?;
+    assert_eq!((again.stdout.as_str(), again.stderr.as_str()), ("", ""));
+    scene.is_well()?;
+    scene.restore_as(&second, &second.name, &[])?;
+    scene.is_well()
+}
+
+fn a_held_point() -> Outcome {
+    let mut scene = Scene::new()?;
+    let (first, last) = (scene.snapshot(&[])?, scene.snapshot(&[])?);
+    let at = scene.at(&first.name);
+    scene.vitrify(2, &["release", &at])?;
+    scene.vitrify(0, &["hold", &at])?;
+    let refused = scene.vitrify(3, &["delete", "--yes", &at])?;
+    assert!(refused.stderr.contains("it is held (vitrify:user)"), "{}", refused.stderr);
+    assert_eq!(names(&scene)?.len(), 2);
+    scene.vitrify(0, &["release", &at])?;
+    scene.vitrify(0, &["delete", "--yes", &at])?;
+    assert_eq!(names(&scene)?, [last.name]);
+    scene.is_well()
+}
+
+fn shared_snapshot() -> Outcome {
+    let mut scene = Scene::of(World::new()?, &["flat/a.raw"], |it| it)?;
+    let disk = scene.world.pool.path().join("flat/b.raw");
+    let other = scene.world.witness("v").disk(&disk, vitrify_lab::guest::Format::Raw);
+    let mut other = scene.world.start(&other)?;
+    other.serial.ready(vitrify_lab::scene::BOOT)?;
+    let (first, second) = (scene.guest.name().to_owned(), other.name().to_owned());
+    let taken = scene.vitrify(0, &["snapshot", "--json", &first, &second])?.json()?;
+    let name = taken["points"][0]["point"].as_str().ok_or("no point")?.to_owned();
+    let said = scene.vitrify(0, &["delete", "--yes", &format!("{first}@{name}")])?.stdout;
+    assert!(said.contains("1 of its snapshots serve other points"), "{said}");
+    // The other's point is whole.
+    scene.vitrify(0, &["verify", &format!("{second}@{name}")])?;
+    let restore = ["restore", "--force", "--no-safety-point", "--yes"];
+    scene.vitrify(0, &[&restore[..], &[&format!("{second}@{name}")]].concat())?;
+    other.serial.steps_on(20, vitrify_lab::scene::SOON)?;
+    assert_eq!(other.serial.mismatches(), [""; 0]);
+    scene.vitrify(0, &["delete", "--yes", &format!("{second}@{name}")])?;
+    let left = scene.vitrify(0, &["repair", &second])?;
+    assert_eq!((left.stdout.as_str(), left.stderr.as_str()), ("", ""));
+    drop(other);
+    scene.is_well()
+}
+
+fn only_one_tick() -> Outcome {
+    let scene = Scene::new()?;
+    policy(&scene, "hourly = 2", "")?;
+    let first = scene.world.vitrify.start(&["run"])?;
+    first.signal(rustix::process::Signal::STOP);
+    let lock = scene.world.vitrify.state().join("locks/tick");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !std::fs::read_to_string(&lock).is_ok_and(|it| !it.is_empty()) {
+        first.signal(rustix::process::Signal::CONT);
+        assert!(!first.has_ended() && std::time::Instant::now() < deadline, "it took no lock");
+    }
+    first.signal(rustix::process::Signal::STOP);
+    let turned_away = scene.vitrify(75, &["run"])?;
+    assert!(turned_away.stderr.contains("tick"), "{}", turned_away.stderr);
+    first.signal(rustix::process::Signal::CONT);
+    let ended = first.finish(std::time::Duration::from_secs(120))?;
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(names(&scene)?.len(), 1);
+    Ok(())
+}
