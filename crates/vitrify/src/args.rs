@@ -403,8 +403,8 @@ pub(crate) enum ConfigCommand {
 /// memory of the newest 24; without such a number, each image stays as long as its point.
 ///
 /// With --json: {version, time_zone, guests}, each guest an object of guest, policy (name, file,
-/// line, keep, keep_memory, times), rule (file, line), consistency, otherwise, pause_limit_ms and
-/// adopt. Without a rule, policy and rule are null. A period that keep_memory does not name keeps
+/// line, keep, keep_memory, times), rule (file, line), consistency, otherwise and
+/// pause_limit_ms. Without a rule, policy and rule are null. A period that keep_memory does not name keeps
 /// its memory images as long as its points. time_zone is null where it is the system's.
 ///
 /// Exit status 2 if two rules match a guest that is shown.

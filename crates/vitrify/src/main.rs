@@ -38,25 +38,6 @@ fn main() -> ExitCode {
         }
         .into();
     }
-    let context = match Context::new(&args.global) {
-        Ok(context) => context,
-        Err(problem) => return output::problem(&problem).into(),
-    };
-    let result = match args.command {
-        Command::Snapshot(args) => command::snapshot::run(&context, &args),
-        Command::List(args) => command::list::run(&context, &args),
-        Command::Show(args) => command::show::run(&context, &args),
-        Command::Restore(args) => command::restore::run(&context, &args),
-        Command::Verify(args) => command::verify::run(&context, &args),
-        Command::Export(args) => command::export::run(&context, &args),
-        Command::Doctor(args) => command::doctor::run(&context, &args),
-        Command::Repair(args) => command::repair::run(&context, &args),
-        Command::Run(args) => command::run::run(&context, &args),
-        Command::Prune(args) => command::prune::run(&context, &args),
-        Command::Delete(args) => command::delete::run(&context, &args),
-        Command::Hold(args) => command::hold::run(&context, &args, true),
-        Command::Release(args) => command::hold::run(&context, &args, false),
-        Command::Guard => Ok(exit::DONE),
     let result = match &args.command {
         // A configuration that is wrong keeps the others from being begun.
         Command::Config(command) => command::config::run(&args.global, &command.command),
@@ -79,6 +60,11 @@ fn run(context: &Context, command: &Command) -> Answer<Status> {
         Command::Export(args) => command::export::run(context, args),
         Command::Doctor(args) => command::doctor::run(context, args),
         Command::Repair(args) => command::repair::run(context, args),
+        Command::Run(args) => command::run::run(context, args),
+        Command::Prune(args) => command::prune::run(context, args),
+        Command::Delete(args) => command::delete::run(context, args),
+        Command::Hold(args) => command::hold::run(context, args, true),
+        Command::Release(args) => command::hold::run(context, args, false),
         Command::Config(_) | Command::Guard => Ok(exit::DONE),
     }
 }

@@ -25,8 +25,6 @@ pub struct GuestRule {
     /// How long these guests should stand still at most, where that is not as [`Config::pause_limit`]
     /// has it.
     pub pause_limit: Option<Duration>,
-    /// Whether snapshots under sanoid's names are pruned as well.
-    pub adopt: bool,
     /// Where the rule stands.
     pub place: Place,
 }
@@ -162,7 +160,6 @@ impl GuestRule {
             consistency: layer.consistency.map(|it| it.0),
             otherwise: layer.otherwise.map(Spanned::into_inner).unwrap_or_default(),
             pause_limit: layer.pause_limit.map(|it| it.0),
-            adopt: layer.adopt,
             place,
         })
     }

@@ -69,17 +69,16 @@ fn policies_are_read() {
 fn rules_are_read() {
     let policy = "[policy.a]\nhourly = 1\n";
     let rules = "[[guest]]\nmatch = 'web'\npolicy = 'a'\n\n[[guest]]\nmatch = ['db-*', 'db']\n\
-                 policy = 'a'\nconsistency = 'frozen'\notherwise = 'fail'\npause-limit = '500ms'\n\
-                 adopt = true\n";
+                 policy = 'a'\nconsistency = 'frozen'\notherwise = 'fail'\npause-limit = '500ms'\n";
     // A rule may stand before its policy.
     let config = Config::parse([("rules", rules), ("policies", policy)]).unwrap();
     let [web, db] = &config.rules[..] else { panic!("{:?}", config.rules) };
     assert_eq!((web.consistency, web.otherwise), (None, Otherwise::Next));
-    assert_eq!((web.pause_limit, web.adopt), (None, false));
+    assert_eq!(web.pause_limit, None);
     assert_eq!(web.place.to_string(), "rules:1");
     assert_eq!(web.policy, config.policies[0]);
     assert_eq!((db.consistency, db.otherwise), (Some(Consistency::Frozen), Otherwise::Fail));
-    assert_eq!((db.pause_limit, db.adopt), (Some(Duration::from_millis(500)), true));
+    assert_eq!(db.pause_limit, Some(Duration::from_millis(500)));
     assert_eq!(db.place.to_string(), "rules:5");
     let patterns: Vec<_> = db.patterns.iter().map(ToString::to_string).collect();
     assert_eq!(patterns, ["db-*", "db"]);
@@ -228,7 +227,7 @@ fn errors_say_where_and_what_instead() {
             "'otherwise' needs a consistency that may not be reached; write consistency = \
              \"memory\", or leave it out",
         ),
-        ("[[guest]]\nadopt = 1", 2, "invalid type: integer `1`, expected a boolean"),
+        ("[memory]\non-root = 1", 2, "invalid type: integer `1`, expected a boolean"),
         ("[memory", 1, "unclosed table, expected `]`"),
     ] {
         let errors = Config::parse([("v.toml", text)]).unwrap_err();

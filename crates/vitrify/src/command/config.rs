@@ -220,11 +220,6 @@ fn details(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> Stri
     line("time zone", zone.map_or("the system's".to_owned(), |it| format!("{} ({})", it.0, it.1)));
     line("consistency", demand(rule));
     line("pause limit", format!("{} ms", pause_limit_ms(config, rule)));
-    let prunes = match rule.adopt {
-        true => "Vitrify's own points, and snapshots under sanoid's names",
-        false => "Vitrify's own points only",
-    };
-    line("prunes", prunes.to_owned());
     text
 }
 
@@ -272,7 +267,6 @@ fn guest_json(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> V
         "consistency": rule.consistency,
         "otherwise": rule.consistency.map(|_| rule.otherwise.as_str()),
         "pause_limit_ms": u64::try_from(pause_limit_ms(config, rule)).unwrap_or(u64::MAX),
-        "adopt": rule.adopt,
     })
 }
 

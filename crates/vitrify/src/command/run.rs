@@ -20,6 +20,7 @@ use crate::command::capture::{Taken, Wanted, take};
 use crate::command::prune::{self, facts_of, prune};
 use crate::command::repair;
 use crate::command::snapshot::point_json;
+use crate::configuration::time_zone;
 use crate::context::{Context, Host};
 use crate::exit::{FAILED, Status};
 use crate::output;
@@ -163,7 +164,9 @@ impl Tick<'_> {
         let facts = facts_of(self.host, guest, rule, points)?;
         let taken: Vec<_> =
             facts.iter().flat_map(|it| it.periods().map(|period| (period, it.time))).collect();
-        let now = self.host.world().clock.now().to_zoned_datetime(self.context.zone.clone());
+        let zone = time_zone(&self.context.config)
+            .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
+        let now = self.host.world().clock.now().to_zoned_datetime(zone);
         Ok(due(&rule.policy.policy, &taken, &now))
     }
 
