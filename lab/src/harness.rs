@@ -36,19 +36,19 @@ pub enum Machine {
 /// Takes `cargo test`'s arguments (a filter, `--list` and so on).
 #[must_use]
 pub fn run(tests: &[Test]) -> ExitCode {
-    run_on(Machine::Host, tests)
+    run_on(Machine::Host, 1, tests)
 }
 
 /// The same for tests that mostly wait (for boots, for QEMU's end) and measure nothing: two at once.
 #[must_use]
 pub fn run_in_pairs(tests: &[Test]) -> ExitCode {
-    run_named(Machine::Host, 2, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
+    run_on(Machine::Host, 2, tests)
 }
 
-/// The main function of a test program for `machine`.
+/// The main function of a test program for `machine`, so many tests at once.
 #[must_use]
-pub fn run_on(machine: Machine, tests: &[Test]) -> ExitCode {
-    run_named(machine, 1, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
+pub fn run_on(machine: Machine, at_once: usize, tests: &[Test]) -> ExitCode {
+    run_named(machine, at_once, tests.iter().map(|&(name, test)| (name.to_owned(), test)))
 }
 
 /// The same for tests that are not known by name before, so many at once.

@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 fn main() -> ExitCode {
     harness::run_on(
         Machine::Stock,
+        1,
         &[
             ("it_is_libvirt_9_0_and_qemu_7_2", it_is_libvirt_9_0_and_qemu_7_2),
             ("memory_on_newer_disks_is_reported", memory_on_newer_disks_is_reported),

@@ -12,6 +12,7 @@ use vitrify_lab::scratch::Scratch;
 fn main() -> ExitCode {
     harness::run_on(
         Machine::Zfs,
+        2,
         &[
             ("systemd_has_started_everything", systemd_has_started_everything),
             ("openzfs_is_2_3_or_newer", openzfs_is_2_3_or_newer),

@@ -27,6 +27,7 @@ const HIGHEST_MBPS: u64 = 500;
 fn main() -> ExitCode {
     harness::run_on(
         Machine::Zfs,
+        2,
         &[
             ("captures_of_a_volume", captures_of_a_volume),
             ("captures_of_two_pools", captures_of_two_pools),

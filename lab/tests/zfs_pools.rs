@@ -19,6 +19,7 @@ const POOL_MIB: u64 = 512;
 fn main() -> ExitCode {
     harness::run_on(
         Machine::Zfs,
+        2,
         &[
             ("a_pool_is_gone_with_its_owner", a_pool_is_gone_with_its_owner),
             ("two_pools_have_two_names", two_pools_have_two_names),
