@@ -14,6 +14,8 @@ use std::time::Duration;
 pub use self::named_policy::NamedPolicy;
 pub use self::rule::{GuestRule, Otherwise, Pattern, TwoRules};
 
+pub(crate) use self::explain::nearest;
+
 use self::explain::explain;
 use self::layer::Layer;
 use self::values::{AbsolutePath, Limit, Percent, ShortLimit};

@@ -19,6 +19,7 @@ pub mod ports;
 pub mod problem;
 pub mod removal;
 pub mod restore;
+pub mod sanoid;
 pub mod save_image;
 pub mod self_test;
 pub mod stream;

@@ -39,13 +39,18 @@ fn explain_unknown(message: &str) -> String {
 
 /// What to write instead of an unknown word: the nearest of those that may stand there, or all.
 pub(super) fn instead(word: &str, known: &[&str]) -> String {
-    // A word of which no letter stays is not near.
-    let furthest = word.chars().count().saturating_sub(1).min(2);
-    let near = known.iter().filter(|it| distance(word, it) <= furthest);
-    match near.min_by_key(|it| distance(word, it)) {
+    match nearest(word, known.iter().copied()) {
         Some(near) => format!("did you mean '{near}'?"),
         None => format!("what can stand here is {}", known.join(", ")),
     }
+}
+
+/// What was probably meant: at most two characters are different, missing or too many. A word of which
+/// no letter stays is not near.
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let furthest = word.chars().count().saturating_sub(1).min(2);
+    let near = known.into_iter().filter(|it| distance(word, it) <= furthest);
+    near.min_by_key(|it| distance(word, it))
 }
 
 /// Levenshtein's distance.
