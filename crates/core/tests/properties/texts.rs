@@ -1,5 +1,6 @@
 //! Whatever is read is read without a panic, and what is understood is understood rightly.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
@@ -10,6 +11,7 @@ use vitrify_core::definition::{Definition, repoint_disk};
 use vitrify_core::inventory::DiskSource;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::point::{PointRef, Selector, selector};
+use vitrify_core::sanoid::settings;
 
 /// Texts made of a format's own pieces come further into its parser than noise does.
 fn made_of(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -19,6 +21,43 @@ fn made_of(pieces: &'static [&'static str]) -> impl Strategy<Value = String> {
         1 => any::<String>(),
     ]
 }
+
+const SANOID: &[&str] = &[
+    "[tank]",
+    "[tank/vm]",
+    "[template_a]",
+    "[template_default]",
+    "[",
+    "]",
+    "\n",
+    "\n",
+    "\n",
+    "\r\n",
+    "path",
+    "use_template",
+    "recursive",
+    "hourly",
+    "huorly",
+    "daily_hour",
+    "weekly_wday",
+    "hourly_warn",
+    "script_timeout",
+    " = ",
+    " = ",
+    " = ",
+    "a,b",
+    "a",
+    "tank",
+    "yes",
+    "zfs",
+    "7",
+    "-1",
+    "99999999999999999999",
+    "9223372036854775807y",
+    "90m",
+    "ü",
+    "# ",
+];
 
 const TOML: &[&str] = &[
     "[memory]",
@@ -185,6 +224,20 @@ proptest! {
             for error in errors {
                 let lines = 1..=text.matches('\n').count() + 1;
                 prop_assert!(lines.contains(&error.line), "{error}");
+                prop_assert!(!error.message.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_sanoid_conf_is_read_or_its_error_has_a_line(text in made_of(SANOID)) {
+        match settings::read("f", &text) {
+            Ok(read) => {
+                let datasets: BTreeSet<_> = read.sections.iter().map(|it| &it.dataset).collect();
+                prop_assert_eq!(datasets.len(), read.sections.len());
+            }
+            Err(error) => {
+                prop_assert!((1..=text.matches('\n').count() + 1).contains(&error.line), "{error}");
                 prop_assert!(!error.message.is_empty());
             }
         }
