@@ -20,7 +20,7 @@ pub enum Purpose {
 }
 
 /// The time in a name, to the second.
-const TIME: &str = "%Y-%m-%d_%H:%M:%S";
+pub(crate) const TIME: &str = "%Y-%m-%d_%H:%M:%S";
 
 impl Purpose {
     /// What a name says that its point was taken for; `None` for a name that somebody gave.

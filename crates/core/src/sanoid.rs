@@ -4,6 +4,7 @@
 //! Written from sanoid's documented and observed behaviour; nothing of its source is in here.
 
 pub mod datasets;
+pub mod decide;
 pub mod ini;
 mod keys;
 pub mod settings;

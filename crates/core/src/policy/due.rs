@@ -1,5 +1,7 @@
 //! Which periods are due.
 
+use std::fmt;
+
 use jiff::civil::{Date, DateTime, Time};
 use jiff::{SignedDuration, Timestamp, ToSpan as _, ZonedDateTime};
 
@@ -14,6 +16,18 @@ pub struct Due {
     pub since: Timestamp,
     /// The newest of it, older than that.
     pub newest: Option<Timestamp>,
+}
+
+impl fmt::Display for Due {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { period, since, newest } = self;
+        match newest {
+            Some(newest) => {
+                write!(f, "the newest {period} is of {newest}, and one is due since {since}")
+            }
+            None => write!(f, "there is no {period} yet"),
+        }
+    }
 }
 
 /// The periods that are due at `now`, given what was `taken` when. One is due where there is none of

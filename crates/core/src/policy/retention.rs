@@ -237,15 +237,26 @@ impl<'a> Ranks<'a> {
     fn judge(&self, period: Period, point: &PointFacts) -> Result<Kept, Served> {
         let Some(&count) = self.keep.get(&period) else { return Ok(Kept::NotPruned) };
         let newer = self.newer.get(&(period, &point.id)).copied().unwrap_or_default();
-        if newer < count {
-            return Ok(Kept::AmongNewest(count, period));
-        }
-        let count_signed = i32::try_from(count).unwrap_or(i32::MAX);
-        let age = self.policy.length(period).saturating_mul(count_signed);
-        match self.now.duration_since(point.time) <= age {
-            true => Ok(Kept::Young(age)),
-            false => Err(Served::Surplus(count, period)),
-        }
+        verdict(self.policy, period, count, newer, self.now.duration_since(point.time))
+    }
+}
+
+/// What becomes of one this old of a period of which `count` are kept, where so many are newer.
+pub(crate) fn verdict(
+    policy: &Policy,
+    period: Period,
+    count: u32,
+    newer: u32,
+    age: SignedDuration,
+) -> Result<Kept, Served> {
+    if newer < count {
+        return Ok(Kept::AmongNewest(count, period));
+    }
+    let periods = i32::try_from(count).unwrap_or(i32::MAX);
+    let limit = policy.length(period).saturating_mul(periods);
+    match age <= limit {
+        true => Ok(Kept::Young(limit)),
+        false => Err(Served::Surplus(count, period)),
     }
 }
 

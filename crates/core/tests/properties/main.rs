@@ -6,5 +6,6 @@
 mod histories;
 mod manifests;
 mod policies;
+mod sanoid;
 mod streams;
 mod texts;

@@ -16,11 +16,11 @@ use vitrify_core::policy::retention::{Kept, PointFacts, Retention, retention};
 use vitrify_core::policy::{Period, Policy};
 
 /// Vienna's, without the system's database.
-fn vienna() -> TimeZone {
+pub(crate) fn vienna() -> TimeZone {
     TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").unwrap()
 }
 
-fn at(text: &str) -> Timestamp {
+pub(crate) fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
@@ -250,7 +250,7 @@ impl Simulation {
 const PRODUCTION: [(Period, u32); 3] =
     [(Period::Hourly, 36), (Period::Daily, 30), (Period::Monthly, 3)];
 
-fn hours(from: &str, to: &str) -> impl Iterator<Item = Timestamp> {
+pub(crate) fn hours(from: &str, to: &str) -> impl Iterator<Item = Timestamp> {
     let hour = SignedDuration::from_hours(1);
     let to = at(to);
     std::iter::successors(Some(at(from)), move |it| Some(*it + hour)).take_while(move |it| *it < to)
