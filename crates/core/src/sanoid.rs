@@ -7,6 +7,7 @@ pub mod datasets;
 pub mod decide;
 pub mod ini;
 mod keys;
+pub mod monitor;
 pub mod settings;
 
 use std::fmt;
