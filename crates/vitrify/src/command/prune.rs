@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use vitrify_core::config::GuestRule;
 use vitrify_core::inventory::Guest;
+use vitrify_core::name::PointId;
 use vitrify_core::policy::retention::{Kept, PointFacts, Retention, Served, retention};
 use vitrify_core::ports::{Answer, FoundPoint};
 
@@ -96,13 +97,16 @@ fn prune_one(
         }
     }
     let verb = if dry_run { "would prune" } else { "pruned" };
+    let left = if dry_run { Vec::new() } else { context.points()? };
+    let is_gone = |id: &PointId| !left.iter().any(|it| it.id == *id);
+    let is_expired = |id: &PointId| left.iter().all(|it| it.id != *id || it.expired);
     for (id, name, verdict) in &decided.names {
-        if let (true, Err(served)) = (wanted.points.contains(id), verdict) {
+        if let (true, Err(served)) = (wanted.points.contains(id) && is_gone(id), verdict) {
             report.add(verb, &format!("{}@{name}", guest.name), &served.to_string());
         }
     }
     for (id, verdict) in &decided.images {
-        if let (true, Err(served)) = (wanted.images.contains(id), verdict) {
+        if let (true, Err(served)) = (wanted.images.contains(id) && is_expired(id), verdict) {
             let name = decided.names.iter().find(|it| it.0 == *id).map(|it| it.1.as_str());
             let what = format!("the memory image of {}@{}", guest.name, name.unwrap_or_default());
             report.add(verb, &what, &served.to_string());

@@ -119,7 +119,9 @@ impl Tick<'_> {
             };
             self.explain(guest, &due);
             if !due.is_empty() {
-                let demanded = rule.consistency.filter(|_| rule.otherwise == Otherwise::Fail);
+                // One that is shut off has no memory to lose.
+                let must = rule.otherwise == Otherwise::Fail && guest.state.is_active();
+                let demanded = rule.consistency.filter(|_| must);
                 let kind = Kind {
                     purposes: due.iter().map(|it| it.period).collect(),
                     consistency: demanded,
