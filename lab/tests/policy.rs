@@ -54,12 +54,16 @@ fn a_tick_takes_and_prunes() -> Outcome {
     let said = scene.vitrify(0, &["run", "--dry-run"])?.stdout;
     assert_eq!(said.lines().filter(|it| it.starts_with("would take ")).count(), 3, "{said}");
     assert!(names(&scene)?.is_empty());
+    let told = scene.vitrify(2, &["status", "--nagios"])?.stdout;
+    assert!(told.starts_with("VITRIFY CRITICAL - ") && told.contains(" critical=1 "), "{told}");
     // One capture for all that is due, and nothing more until the next hour.
     let first = tick(&scene, 0)?;
     assert_eq!(count(&first["taken"]), 1, "{first}");
     let taken = &first["taken"][0];
     assert_eq!((&taken["consistency"], count(&taken["names"])), (&"memory".into(), 3));
     assert!(taken["point"].as_str().is_some_and(|it| it.ends_with("_monthly")), "{taken}");
+    let told = scene.vitrify(0, &["status", "--nagios"])?.stdout;
+    assert!(told.starts_with("VITRIFY OK - 1 guests"), "{told}");
     let again = tick(&scene, 0)?;
     let hour_has_changed = count(&again["taken"]) == 1;
     assert_eq!(

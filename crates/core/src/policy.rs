@@ -5,6 +5,7 @@
 
 pub mod due;
 pub mod retention;
+pub mod status;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -73,6 +73,7 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Export(ExportArgs),
     Repair(RepairArgs),
+    Status(StatusArgs),
     Run(RunArgs),
     Prune(PruneArgs),
     Delete(DeleteArgs),
@@ -284,6 +285,21 @@ pub(crate) struct RestoreArgs {
     /// terminal, and needs --yes elsewhere.
     #[arg(long)]
     pub(crate) no_safety_point: bool,
+}
+
+/// How the guests stand against their policies.
+///
+/// A guest is WARNING where the newest point of a period is older than one and a half periods, or where
+/// the newest point promises less than its rule demands; CRITICAL where it is older than three periods,
+/// or where there is none. Guests that no rule covers are shown as unprotected.
+///
+/// With --json: {version, guests, unprotected}, each guest an object of guest, status (ok, warning,
+/// critical), reasons, newest (point, time, consistency) and next: when the next point is due.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct StatusArgs {
+    /// One line with performance data, and Nagios' exit statuses: 0, 1 for a warning, 2, 3 for unknown.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) nagios: bool,
 }
 
 /// One tick, what a timer calls: repair, take what is due, prune.

@@ -16,4 +16,5 @@ pub(crate) mod run;
 pub(crate) mod self_test;
 pub(crate) mod show;
 pub(crate) mod snapshot;
+pub(crate) mod status;
 pub(crate) mod verify;

@@ -21,6 +21,13 @@ pub(crate) const LACKING: Status = Status(4);
 /// Another vitrify holds the lock.
 pub(crate) const LOCKED: Status = Status(75);
 
+/// Nagios' own, of `status --nagios` only: a warning.
+pub(crate) const WARNING: Status = Status(1);
+/// Nagios' own: critical.
+pub(crate) const CRITICAL: Status = Status(2);
+/// Nagios' own: not known.
+pub(crate) const UNKNOWN: Status = Status(3);
+
 impl Status {
     /// The status that a problem of this kind ends a command with.
     pub(crate) fn of(kind: ProblemKind) -> Self {

@@ -61,6 +61,7 @@ fn run(context: &Context, command: &Command) -> Answer<Status> {
         Command::Doctor(args) => command::doctor::run(context, args),
         Command::Repair(args) => command::repair::run(context, args),
         Command::Run(args) => command::run::run(context, args),
+        Command::Status(args) => command::status::run(context, args),
         Command::Prune(args) => command::prune::run(context, args),
         Command::Delete(args) => command::delete::run(context, args),
         Command::Hold(args) => command::hold::run(context, args, true),
