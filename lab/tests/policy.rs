@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         ("a_deleted_point_leaves_nothing_behind", a_deleted_point),
         ("a_point_that_is_held_stays", a_held_point),
         ("one_snapshot_serves_two_guests_until_both_are_done", shared_snapshot),
+        ("a_memory_image_goes_before_its_point", an_image_expires),
         ("only_one_tick_at_a_time", only_one_tick),
     ])
 }
@@ -138,6 +139,27 @@ fn shared_snapshot() -> Outcome {
     let left = scene.vitrify(0, &["repair", &second])?;
     assert_eq!((left.stdout.as_str(), left.stderr.as_str()), ("", ""));
     drop(other);
+    scene.is_well()
+}
+
+fn an_image_expires() -> Outcome {
+    let mut scene = Scene::new()?;
+    policy(&scene, "hourly = 5\nmemory = { hourly = 5 }", "")?;
+    let taken = tick(&scene, 0)?;
+    let name = taken["taken"][0]["point"].as_str().ok_or("nothing was taken")?.to_owned();
+    let last = scene.snapshot(&["--name", "by-hand"])?;
+    policy(&scene, "hourly = 5\nmemory = { hourly = 0 }", "")?;
+    let pruned = scene.vitrify(0, &["prune"])?.stdout;
+    assert!(pruned.contains(&format!("the memory image of {}", scene.at(&name))), "{pruned}");
+    let listed = scene.vitrify(0, &["list"])?.stdout;
+    let line = listed.lines().find(|it| it.contains(&name)).ok_or("it is not listed")?;
+    assert!(line.contains("expired") && line.contains("crash"), "{line}");
+    let refused = scene.vitrify(3, &["restore", "--force", &scene.at(&name)])?;
+    assert!(refused.stderr.contains("memory image is gone"), "{}", refused.stderr);
+    scene.vitrify(0, &["verify", scene.guest.name()])?;
+    assert_eq!(scene.vitrify(0, &["prune"])?.stdout, "");
+    scene.is_well()?;
+    scene.restore_as(&last, "by-hand", &[])?;
     scene.is_well()
 }
 

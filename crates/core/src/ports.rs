@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::capture::Consistency;
 use crate::inventory::{
     Activity, AnySnapshot, FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot,
 };
@@ -354,6 +355,16 @@ pub struct FoundPoint {
     pub expired: bool,
     /// The tags under which it is held.
     pub holds: Vec<String>,
+}
+
+impl FoundPoint {
+    /// What a point with this manifest promises now: its disks alone are of a pulled power cord.
+    pub fn promises(&self, manifest: &Manifest) -> Consistency {
+        match self.expired {
+            true => Consistency::Crash,
+            false => manifest.consistency,
+        }
+    }
 }
 
 /// What publishing a point did.

@@ -304,7 +304,7 @@ pub(crate) struct StatusArgs {
 
 /// One tick, what a timer calls: repair, take what is due, prune.
 ///
-/// For each guest that a [[guest]] rule of the configuration covers: points are taken of the periods
+/// For each guest that a rule of the configuration covers: points are taken of the periods
 /// that its policy names and that are due, all by one capture; then goes what the policy does not keep
 /// any longer, memory images included. What was missed while the host was off is not made up for.
 /// Only one tick runs at a time (exit status 75).

@@ -55,7 +55,7 @@ impl PointFacts {
             [one] => one.order,
             _ => None,
         };
-        let reached = manifest.consistency;
+        let reached = point.promises(manifest);
         Self {
             id: point.id.clone(),
             names: manifest.names.clone(),

@@ -70,6 +70,9 @@ pub enum RestoreError {
     /// There is nothing to resume from.
     #[error("the point has no memory image (it is '{0}'), so the guest would boot from its disks")]
     NoMemory(Consistency),
+    /// Its memory image was removed.
+    #[error("the point's memory image is gone, so the guest would boot from its disks")]
+    MemoryGone,
     /// The point has lost a disk.
     #[error("snapshot '{name}' of volume {volume}, which the point binds to its memory, {what}")]
     Mismatch {
@@ -118,7 +121,7 @@ impl From<RestoreError> for Problem {
         use RestoreError as E;
         let hint = match &error {
             E::Active(_) => "--force stops it first; what it is doing now goes into a safety point",
-            E::NoMemory(_) => "--cold says that this is what you want",
+            E::NoMemory(_) | E::MemoryGone => "--cold says that this is what you want",
             E::Mismatch { .. } => "the point cannot be restored as it was taken",
             E::Moved { .. } => "without --keep-definition the point's definition is put back too",
             E::OnOverlay { .. } => "'vitrify repair' brings it back first",
@@ -147,6 +150,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<RestorePlan, Restore
     }
     let start = match (&facts.save_image, request.cold) {
         (Some(image), false) => StartMode::Resume { image: image.clone() },
+        (None, false) if manifest.memory.is_some() => return Err(RestoreError::MemoryGone),
         (None, false) => return Err(RestoreError::NoMemory(manifest.consistency)),
         (_, true) if manifest.consistency == Consistency::Off => StartMode::StayOff,
         (_, true) => StartMode::Boot,

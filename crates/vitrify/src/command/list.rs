@@ -24,6 +24,9 @@ pub(crate) fn run(context: &Context, args: &ListArgs) -> Answer<Status> {
                 rows.push(row(args, &context.zone, point, manifest));
                 let mut value = point_json(manifest);
                 value["published"] = json!(point.published);
+                value["consistency"] = json!(point.promises(manifest));
+                value["memory_expired"] = json!(point.expired);
+                value["holds"] = json!(point.holds);
                 values.push(value);
             }
             Err(problem) => status = status.and(output::problem(&problem.note().into())),
@@ -46,6 +49,8 @@ fn row(args: &ListArgs, zone: &TimeZone, point: &FoundPoint, manifest: &Manifest
         }
     };
     let memory = match (&manifest.memory, args.parsable) {
+        (Some(_), false) if point.expired => "expired".to_owned(),
+        (_, true) if point.expired => "0".to_owned(),
         (None, true) => "0".to_owned(),
         (None, false) => "-".to_owned(),
         (Some(image), true) => image.bytes.0.to_string(),
@@ -57,7 +62,7 @@ fn row(args: &ListArgs, zone: &TimeZone, point: &FoundPoint, manifest: &Manifest
         (Some(pause), false) => milliseconds(pause),
     };
     let consistency = match point.published {
-        true => manifest.consistency.to_string(),
+        true => point.promises(manifest).to_string(),
         false => "unpublished".to_owned(),
     };
     let (guest, engine) = (manifest.guest.to_string(), manifest.engine.to_string());

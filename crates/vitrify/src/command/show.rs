@@ -25,6 +25,9 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Answer<Status> {
         value["disks"] = json!(manifest.disks);
         value["folder"] = json!(point.folder);
         value["memory_image"] = json!(point.memory);
+        value["consistency"] = json!(point.promises(manifest));
+        value["memory_expired"] = json!(point.expired);
+        value["holds"] = json!(point.holds);
         value["memory_blake3"] = json!(manifest.memory.as_ref().map(|image| &image.blake3));
         value["machine_files"] = json!(manifest.machine_files);
         value["machine"] = json!(manifest.machine);
@@ -39,9 +42,15 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Answer<Status> {
     };
     line("guest", format!("{} ({})", manifest.guest, manifest.guest_uuid));
     line("point", manifest.name().map_or_else(String::new, ToString::to_string));
+    for name in manifest.names.iter().skip(1) {
+        line("", format!("also {name}"));
+    }
     line("id", manifest.id.to_string());
+    if !point.holds.is_empty() {
+        line("held", point.holds.join(", "));
+    }
     line("time", manifest.time.to_zoned_datetime(context.zone.clone()).to_string());
-    line("consistency", manifest.consistency.to_string());
+    line("consistency", point.promises(manifest).to_string());
     line("engine", format!("{} ({})", manifest.engine, manifest.reason));
     if let Some(pause) = manifest.pause_us {
         line("pause", milliseconds(pause));
@@ -58,6 +67,9 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Answer<Status> {
     if let (Some(image), Some(path)) = (&manifest.memory, &point.memory) {
         line("memory", format!("{} in {}", image.bytes, path.display()));
         line("", format!("BLAKE3 {}", image.blake3));
+    }
+    if point.expired {
+        line("memory", "removed, as the policy says; restore the disks with --cold".to_owned());
     }
     for file in &manifest.machine_files {
         line("file", format!("{} ({})", file.name, file.path.display()));

@@ -66,9 +66,10 @@ fn judge(
         .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
     let now = host.world().clock.now().to_zoned_datetime(zone);
     let newest = points.iter().find(|it| it.guest == guest.uuid && it.published);
-    let newest = newest
-        .and_then(|it| it.manifest.as_ref().ok())
-        .map(|it| json!({ "point": it.name(), "time": it.time, "consistency": it.consistency }));
+    let newest = newest.and_then(|it| Some((it, it.manifest.as_ref().ok()?)));
+    let newest = newest.map(|(point, it)| {
+        json!({ "point": it.name(), "time": it.time, "consistency": point.promises(it) })
+    });
     Ok(Seen { newest, standing: standing(&rule.policy.policy, &facts, &now), guest })
 }
 

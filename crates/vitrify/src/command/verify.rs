@@ -59,7 +59,7 @@ fn verify(context: &Context, point: &FoundPoint, label: &str) -> Answer<bool> {
         Ok(manifest) => manifest,
         Err(problem) => return Err(problem.note().into()),
     };
-    let Some(image) = &manifest.memory else { return Ok(false) };
+    let Some(image) = manifest.memory.as_ref().filter(|_| !point.expired) else { return Ok(false) };
     let progress = context.progress(label);
     context.homes.check_memory(point, &|Bytes(read)| {
         progress.show(&format!("compare the memory image ({} of {})", Bytes(read), image.bytes));
