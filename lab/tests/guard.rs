@@ -19,10 +19,10 @@ const SLOW: &str = "[capture]\npause-limit = \"1ms\"\n";
 
 fn main() -> ExitCode {
     harness::run_in_pairs(&[
-        ("killed_at_each_record_the_guest_runs_and_can_be_saved", || killed_at_each_record("")),
+        ("killed_with_its_guard_on_slow_storage_too", || killed_with_its_guard(SLOW)),
         ("killed_on_slow_storage_the_guest_runs_and_can_be_saved", || killed_at_each_record(SLOW)),
         ("killed_with_its_guard_it_leaves_what_one_repair_settles", || killed_with_its_guard("")),
-        ("killed_with_its_guard_on_slow_storage_too", || killed_with_its_guard(SLOW)),
+        ("killed_at_each_record_the_guest_runs_and_can_be_saved", || killed_at_each_record("")),
         ("a_vitrify_that_hangs_is_no_harm_to_a_suspended_guest", hangs_while_suspended),
         ("no_guard_is_left_behind", no_guard_is_left_behind),
     ])

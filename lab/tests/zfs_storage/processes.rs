@@ -10,14 +10,14 @@ use std::time::Duration;
 use vitrify_core::name::Volume;
 use vitrify_core::ports::Storage;
 use vitrify_host::storage::HostStorage;
-use vitrify_lab::harness::{Outcome, Test};
+use vitrify_lab::harness::{self, Outcome, Test};
 use vitrify_lab::run::{must, run};
 use vitrify_lab::scratch::Scratch;
 
 use crate::fixture::pool;
 
 pub(crate) const TESTS: &[Test] = &[
-    ("a_look_takes_as_many_processes_for_1000_datasets_as_for_10", constant),
+    ("a_look_takes_as_many_processes_for_hundreds_of_datasets_as_for_10", constant),
     ("a_host_without_images_on_zfs_starts_none", none),
 ];
 
@@ -73,19 +73,21 @@ fn slowly(program: &str, arguments: &[&str]) -> Outcome {
     }
 }
 
+/// With 1000 datasets (`VITRIFY_ROUNDS=1000`) it is the same, and most of the time goes into making them.
 fn constant() -> Outcome {
     let pool = pool(512)?;
     let name = pool.dataset("")?;
     // Many at a time, because each waits for a transaction group.
-    let create = format!("seq 1000 | xargs -P 16 -I NUMBER zfs create {name}/dNUMBER");
+    let most = harness::rounds(300);
+    let create = format!("seq {most} | xargs -P 16 -I NUMBER zfs create {name}/dNUMBER");
     slowly("sh", &["-c", &create])?;
     let images: Vec<_> =
-        (1..=1000).map(|number| pool.path().join(format!("d{number}/disk.img"))).collect();
+        (1..=most).map(|number| pool.path().join(format!("d{number}/disk.img"))).collect();
     for image in &images {
         fs::write(image, "x")?;
     }
     slowly("zfs", &["snapshot", "-r", &format!("{name}@p1")])?;
-    for number in [10, 100, 1000] {
+    for number in [10, 100, most] {
         assert_eq!(count(&images[..number])?, [number, number, 2]);
     }
     Ok(())
