@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: the ZFS machine, for what this machine's kernel cannot do. It is a Debian as a
 //! user has it, with its systemd and AppArmor enforcing, under QEMU without KVM.
 
+use std::env;
 use std::process::{ExitCode, Stdio};
 
 use crate::payload::Payload;
@@ -29,6 +30,8 @@ cargo xtask lab shell failed    a shell in the world that was kept when a ZFS te
 const TESTS: &[&str] = &["zfs_"];
 /// The lab's program that draws and plays rounds of chaos.
 const CHAOS: &str = "chaos";
+/// How often tests repeat what they repeat; in the machine as outside.
+const ROUNDS: &str = "VITRIFY_ROUNDS";
 /// In seconds. A test program that takes longer hangs.
 const TEST_LIMIT: &str = "3600";
 
@@ -113,10 +116,13 @@ fn boot() -> Result<(Machine, Payload), Failure> {
 
 fn run_tests(machine: &Machine, payload: &Payload) -> Result<(), Failure> {
     let (mut ran, mut closing, mut failed) = (0, Vec::new(), Vec::new());
+    let rounds = env::var(ROUNDS).ok().map(|rounds| format!("{ROUNDS}={rounds}"));
     for name in payload.tests() {
         say(&format!("\n-- {name}"));
         let mut last = "no result".to_owned();
-        let status = machine.follow(&["timeout", TEST_LIMIT, name], |line| {
+        let test = rounds.as_deref().into_iter().chain(["timeout", TEST_LIMIT, name]);
+        let test: Vec<_> = ["env"].into_iter().chain(test).collect();
+        let status = machine.follow(&test, |line| {
             say(line);
             if let Some(result) = line.strip_prefix("test result: ") {
                 result.clone_into(&mut last);
