@@ -66,7 +66,7 @@ fn what_list_and_show_say() -> Outcome {
     let said = &point.json;
     assert_eq!(
         keys(said),
-        "consistency duration_ms engine guest id memory_bytes pause_ms pause_parts_ms point reason \
+        "consistency duration_ms engine guest id memory_bytes names pause_ms pause_parts_ms point reason \
          stalled_ms stored_bytes time uncovered version volumes"
     );
     assert_eq!(said["point"], "before-upgrade");

@@ -102,7 +102,7 @@ pub(crate) enum Command {
 /// the disks ('crash'). The guest is then suspended for the snapshots if its disks lie on volumes
 /// that cannot be snapshotted at one instant: two ZFS pools, two Btrfs subvolumes.
 ///
-/// With --json, one guest gives one object (version, guest, point, id, consistency, engine,
+/// With --json, one guest gives one object (version, guest, point, names, id, consistency, engine,
 /// reason, pause_ms, pause_parts_ms, stalled_ms, duration_ms, memory_bytes, stored_bytes, volumes,
 /// uncovered); several give {version, points, failures}. Where we suspended the guest, the parts of
 /// its pause are suspend, snapshot, setup and device_state (QEMU's, before it saves RAM), resume,
