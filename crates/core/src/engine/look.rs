@@ -7,7 +7,7 @@ use crate::definition::Definition;
 use crate::engine::{definition_of, volumes_of};
 use crate::foreign::{Facts, Finding, GuestFacts, Layered, SnapshotFacts, findings};
 use crate::inventory::{Activity, AnySnapshot, FoundSnapshot, Guest};
-use crate::name::{GuestUuid, Volume};
+use crate::name::GuestUuid;
 use crate::operation::Plan;
 use crate::ports::{Answer, World};
 use crate::problem::{Problem, ProblemKind};
@@ -138,22 +138,8 @@ fn torn(world: &World<'_>) -> Answer<Vec<(GuestUuid, AnySnapshot)>> {
 
 fn snapshots(world: &World<'_>, guests: &[GuestFacts]) -> Answer<Vec<SnapshotFacts>> {
     let guests: Vec<_> = guests.iter().map(|it| it.guest.clone()).collect();
-    let volumes = || -> Answer<Vec<Volume>> {
-        let all: BTreeSet<_> = volumes_of(world, &guests)?.into_iter().flatten().collect();
-        Ok(all.into_iter().collect())
-    };
-    let mut seen = volumes()?;
-    let mut found = world.storage.snapshots(&seen);
-    // Somebody's drive may be taken away while we look.
-    while let Err(problem) = found {
-        let now = volumes()?;
-        if now.len() >= seen.len() {
-            return Err(problem);
-        }
-        found = world.storage.snapshots(&now);
-        seen = now;
-    }
-    let found = found?;
+    let volumes: BTreeSet<_> = volumes_of(world, &guests)?.into_iter().flatten().collect();
+    let found = world.storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
     let facts = |found: FoundSnapshot| {
         let destroy = world.storage.destroy_command(&found.snapshot);
         SnapshotFacts { found, destroy }

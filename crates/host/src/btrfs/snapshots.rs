@@ -75,11 +75,19 @@ fn undone(wanted: &[Wanted<'_>], name: &PointName, mut problem: Problem) -> Prob
 }
 
 /// Every subvolume in the folder of a volume's snapshots whose name can be one, with its identity,
-/// whatever it is a snapshot of: one that was exchanged must be seen to be another.
+/// whatever it is a snapshot of: one that was exchanged must be seen to be another. None where all of
+/// them went while we looked, with their drive for example.
 pub(crate) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
     let folder = SnapshotFolder::of(volume)?.path;
+    match list_in(&folder, volume) {
+        Err(_) if names(&folder)?.is_empty() => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+fn list_in(folder: &Path, volume: &Volume) -> Answer<Vec<Snapshot>> {
     let mut found = Vec::new();
-    for name in names(&folder)? {
+    for name in names(folder)? {
         if let Ok(name) = name.parse::<PointName>()
             && subvolume::is_subvolume(&folder.join(&name))?
         {
@@ -90,7 +98,7 @@ pub(crate) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
         return Ok(Vec::new());
     }
     found.sort();
-    let known = identities(&folder)?;
+    let known = identities(folder)?;
     let mut snapshots = Vec::new();
     for name in found {
         let uuid = match known.get(name.as_str()) {
