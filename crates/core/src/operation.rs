@@ -541,6 +541,16 @@ impl<'a> History<'a> {
         })
     }
 
+    /// What came after the last time that such an effect was done; everything where none was.
+    pub fn since_done(&self, such: impl Fn(&Effect) -> bool) -> Self {
+        let last = self
+            .records
+            .iter()
+            .rposition(|record| matches!(record, Record::Done { effect, .. } if such(effect)));
+        let from = last.map_or(0, |index| index + 1);
+        Self { records: &self.records[from..], own: self.own.saturating_sub(from) }
+    }
+
     /// Whether the effect was done in the present process's hands.
     pub fn done_now(&self, wanted: &Effect) -> bool {
         Self { records: &self.records[self.own..], own: 0 }.done(wanted).is_some()

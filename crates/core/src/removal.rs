@@ -99,8 +99,10 @@ pub fn next(plan: &RemovalPlan, history: &History<'_>) -> Next {
         }
     }
     let destroy = Effect::DestroySnapshots;
-    match history.failed_now(&destroy) {
-        None if history.done(&destroy).is_some() || plan.free_snapshots(history).is_empty() => {}
+    // A point that went only now has freed more than was destroyed before.
+    let since = history.since_done(|effect| matches!(effect, Effect::RemovePoint { .. }));
+    match since.failed_now(&destroy) {
+        None if since.done(&destroy).is_some() || plan.free_snapshots(history).is_empty() => {}
         None => return Next::Perform(destroy),
         // Held, cloned, or another one under its name: for an administrator, and no part of a point
         // any more.
