@@ -1,5 +1,7 @@
 //! What is going on with a guest that its definitions do not tell. Changes nothing.
 
+use std::time::{Duration, Instant};
+
 use virt::domain::Domain;
 use virt::domain_snapshot::DomainSnapshot;
 use virt::error::Error;
@@ -10,9 +12,14 @@ use vitrify_core::name::GuestUuid;
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
 
-use super::error::problem;
+use super::error::{is_no_domain, problem};
+use super::events::Mark;
 use super::guests::{name_of, xml};
 use super::{Libvirt, sys};
+
+/// libvirt says that a guest has ended when it has seen that its QEMU is gone, which is later than
+/// questions to that QEMU fail.
+const ENDING: Duration = Duration::from_secs(5);
 
 impl Libvirt {
     pub(super) fn activity_of(&self, guest: &GuestUuid) -> Answer<Activity> {
@@ -22,10 +29,25 @@ impl Libvirt {
         if domain.id().is_none() {
             return Ok(found);
         }
+        let before = self.log.mark();
         match self.activity_of_active(guest, &domain, found.clone()) {
-            // It ended meanwhile.
-            Err(_) if !domain.is_active().unwrap_or(true) => Ok(found),
+            Err(_) if self.has_ended(&domain, guest, before) => Ok(found),
             seen => seen,
+        }
+    }
+
+    /// Whether a guest of which something could not be learned has ended since, or is about to.
+    fn has_ended(&self, domain: &Domain, guest: &GuestUuid, since: Mark) -> bool {
+        let (mut seen, end) = (since, Instant::now() + ENDING);
+        loop {
+            match domain.is_active() {
+                Ok(false) => return true,
+                Err(error) => return is_no_domain(&error),
+                Ok(true) if Instant::now() >= end => return false,
+                Ok(true) => {}
+            }
+            seen =
+                self.log.wait(seen, guest.as_str(), end.saturating_duration_since(Instant::now()));
         }
     }
 
