@@ -40,6 +40,11 @@ pub enum Consistency {
 }
 
 impl Consistency {
+    /// Whether this is what is demanded, or more. A guest that was shut off had no memory to lose.
+    pub fn meets(self, demanded: Self) -> bool {
+        self >= demanded || self == Self::Off
+    }
+
     /// The word for it.
     pub const fn as_str(self) -> &'static str {
         match self {

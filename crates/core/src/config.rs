@@ -19,6 +19,7 @@ pub(crate) use self::explain::nearest;
 use self::explain::explain;
 use self::layer::Layer;
 use self::values::{AbsolutePath, Limit, Percent, ShortLimit};
+use crate::problem::{Problem, ProblemKind};
 
 /// What an administrator can set. [`Config::default`] is what holds without any file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,12 @@ pub struct ConfigError {
     pub line: usize,
     /// What is wrong there, and what to write instead.
     pub message: String,
+}
+
+impl From<ConfigError> for Problem {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ProblemKind::NotFound, error.to_string())
+    }
 }
 
 /// A file's text, by its name.

@@ -13,7 +13,6 @@ use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{JournalEntry, Plan};
 use vitrify_core::point::{NotFound, PointRef, select};
-use vitrify_core::policy::Tick;
 use vitrify_core::ports::{Answer, FoundPoint, Homes, Journal, World};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::userfault;
@@ -187,17 +186,8 @@ impl Context {
         Locks::acquire(&self.state.join("locks"), &["tick".to_owned()])
     }
 
-    /// When the last tick was, as far as that is known.
-    pub(crate) fn last_tick(&self) -> Answer<Option<Tick>> {
-        self.tick_file().read()
-    }
-
-    /// Remembers when this tick was.
-    pub(crate) fn remember_tick(&self, tick: &Tick) -> Answer<()> {
-        self.tick_file().write(tick)
-    }
-
-    fn tick_file(&self) -> TickFile {
+    /// Remembers when the last tick was.
+    pub(crate) fn tick_file(&self) -> TickFile {
         TickFile::new(self.state.join("last-tick.json"))
     }
 

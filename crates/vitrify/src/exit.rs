@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use vitrify_core::policy::status::Level;
 use vitrify_core::problem::ProblemKind;
 
 /// How a command ended.
@@ -20,13 +21,6 @@ pub(crate) const REFUSED: Status = Status(3);
 pub(crate) const LACKING: Status = Status(4);
 /// Another vitrify holds the lock.
 pub(crate) const LOCKED: Status = Status(75);
-
-/// Nagios' own, of `status --nagios` only: a warning.
-pub(crate) const WARNING: Status = Status(1);
-/// Nagios' own: critical.
-pub(crate) const CRITICAL: Status = Status(2);
-/// Nagios' own: not known.
-pub(crate) const UNKNOWN: Status = Status(3);
 
 impl Status {
     /// The status that a problem of this kind ends a command with.
@@ -51,6 +45,13 @@ impl Status {
             (a, b) if a == b => a,
             _ => FAILED,
         }
+    }
+}
+
+/// Nagios' own, of `status --nagios` only.
+impl From<Level> for Status {
+    fn from(level: Level) -> Self {
+        Self(level as u8)
     }
 }
 

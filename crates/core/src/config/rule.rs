@@ -10,6 +10,7 @@ use super::layer::RuleLayer;
 use super::{Config, ConfigError, NamedPolicy, Place, Source};
 use crate::capture::Consistency;
 use crate::name::GuestName;
+use crate::problem::{Problem, ProblemKind};
 
 /// What `[[guest]]` says of the guests that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +100,12 @@ pub struct TwoRules {
     pub first: Place,
     /// Where the second stands.
     pub second: Place,
+}
+
+impl From<TwoRules> for Problem {
+    fn from(two: TwoRules) -> Self {
+        Self::new(ProblemKind::NotFound, two.to_string())
+    }
 }
 
 impl Config {

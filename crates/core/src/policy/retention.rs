@@ -40,7 +40,7 @@ pub struct PointFacts {
 
 impl PointFacts {
     /// The facts of a point, given the snapshots that its volumes have and the consistency that is
-    /// demanded of its guest. A guest that was shut off had no memory to lose.
+    /// demanded of its guest.
     pub fn of(
         point: &FoundPoint,
         manifest: &Manifest,
@@ -55,14 +55,13 @@ impl PointFacts {
             [one] => one.order,
             _ => None,
         };
-        let reached = point.promises(manifest);
         Self {
             id: point.id.clone(),
             names: manifest.names.clone(),
             time: manifest.time,
             order,
             has_memory: manifest.memory.is_some() && !point.expired,
-            reached: demanded.is_none_or(|it| reached >= it || reached == Consistency::Off),
+            reached: demanded.is_none_or(|it| point.promises(manifest).meets(it)),
             drilled: false,
             needed: held.chain(its.iter().flat_map(|it| it.needed.clone())).collect(),
         }
@@ -75,6 +74,21 @@ impl PointFacts {
             Purpose::Manual | Purpose::Safety => None,
         })
     }
+}
+
+/// The facts of those of these points whose manifests can be read.
+pub fn facts<'a>(
+    points: impl IntoIterator<Item = &'a FoundPoint>,
+    snapshots: &[FoundSnapshot],
+    demanded: Option<Consistency>,
+) -> Vec<PointFacts> {
+    let read = points.into_iter().filter_map(|it| Some((it, it.manifest.as_ref().ok()?)));
+    read.map(|(point, manifest)| PointFacts::of(point, manifest, snapshots, demanded)).collect()
+}
+
+/// What was taken for which period, and when.
+pub fn taken(points: &[PointFacts]) -> Vec<(Period, Timestamp)> {
+    points.iter().flat_map(|it| it.periods().map(|period| (period, it.time))).collect()
 }
 
 /// Why a name or a memory image is kept.

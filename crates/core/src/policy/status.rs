@@ -6,19 +6,21 @@ use jiff::{Timestamp, ZonedDateTime};
 use serde::Serialize;
 
 use super::due::{due, last_preferred};
-use super::retention::PointFacts;
+use super::retention::{PointFacts, taken};
 use super::{Period, Policy};
 
-/// How bad it is, in the terms of Nagios.
+/// How bad it is, in the terms of Nagios. The number is its exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
-    /// As the policy has it.
-    Ok,
-    /// A point is late, or promises less than is demanded.
-    Warning,
-    /// A point is very late, or there is none.
-    Critical,
+    /// All is well.
+    Ok = 0,
+    /// Somebody should look.
+    Warning = 1,
+    /// Somebody should look now.
+    Critical = 2,
+    /// That cannot be told.
+    Unknown = 3,
 }
 
 impl fmt::Display for Level {
@@ -27,6 +29,7 @@ impl fmt::Display for Level {
             Self::Ok => "OK",
             Self::Warning => "WARNING",
             Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
         })
     }
 }
@@ -49,14 +52,12 @@ const VERY_LATE: f64 = 3.0;
 
 /// Judges a guest by its published points.
 pub fn standing(policy: &Policy, points: &[PointFacts], now: &ZonedDateTime) -> Standing {
-    let taken: Vec<_> =
-        points.iter().flat_map(|it| it.periods().map(|period| (period, it.time))).collect();
     let mut found = Standing { level: Level::Ok, reasons: Vec::new(), next: None };
     let mut add = |level: Level, reason: String| {
         found.level = found.level.max(level);
         found.reasons.push(reason);
     };
-    let due = due(policy, &taken, now);
+    let due = due(policy, &taken(points), now);
     for it in &due {
         let Some(newest) = it.newest else {
             add(Level::Critical, format!("there is no {} point", it.period));

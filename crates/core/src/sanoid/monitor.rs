@@ -1,37 +1,12 @@
 //! What `--monitor-snapshots` says: one line for Nagios, and its status.
 
-use std::fmt;
-
 use jiff::{SignedDuration, Timestamp};
 
 use super::decide::{Snapshot, period_of};
 use super::settings::Settings;
 use crate::name::Volume;
 use crate::policy::Period;
-
-/// What Nagios makes of it. The number is the exit status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Status {
-    /// All is well.
-    Ok = 0,
-    /// Somebody should look.
-    Warning = 1,
-    /// Somebody should look now.
-    Critical = 2,
-    /// That cannot be told.
-    Unknown = 3,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "OK",
-            Self::Warning => "WARNING",
-            Self::Critical => "CRITICAL",
-            Self::Unknown => "UNKNOWN",
-        })
-    }
-}
+use crate::policy::status::Level;
 
 /// A dataset with what holds for it and what there is.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +23,7 @@ pub struct Watched<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The worst of all.
-    pub status: Status,
+    pub status: Level,
     /// One line, which begins with the status; what is critical comes first.
     pub line: String,
 }
@@ -58,7 +33,7 @@ pub struct Report {
 pub fn snapshots(watched: &[Watched<'_>], now: Timestamp) -> Report {
     let monitored: Vec<_> = watched.iter().filter(|it| it.settings.monitor).collect();
     if monitored.is_empty() {
-        return report(Status::Unknown, "no dataset is monitored");
+        return report(Level::Unknown, "no dataset is monitored");
     }
     let mut found: Vec<_> = monitored
         .iter()
@@ -72,18 +47,18 @@ pub fn snapshots(watched: &[Watched<'_>], now: Timestamp) -> Report {
             report(*worst, &said.join("; "))
         }
         None => report(
-            Status::Ok,
+            Level::Ok,
             &format!("the snapshots are young enough, datasets monitored: {}", monitored.len()),
         ),
     }
 }
 
-fn report(status: Status, said: &str) -> Report {
+fn report(status: Level, said: &str) -> Report {
     Report { status, line: format!("{status}: {said}") }
 }
 
 /// What is wrong with a period of a dataset.
-fn judge(watched: &Watched<'_>, period: Period, now: Timestamp) -> Option<(Status, String)> {
+fn judge(watched: &Watched<'_>, period: Period, now: Timestamp) -> Option<(Level, String)> {
     let Watched { dataset, settings, snapshots } = watched;
     settings.policy.keep.get(&period).filter(|count| **count > 0)?;
     let ages = settings.ages.get(&period)?;
@@ -94,8 +69,8 @@ fn judge(watched: &Watched<'_>, period: Period, now: Timestamp) -> Option<(Statu
     let crit = ages.crit.filter(|_| !settings.monitor_dont_crit).filter(too_old);
     let warn = ages.warn.filter(|_| !settings.monitor_dont_warn).filter(too_old);
     let (status, limit) = match (crit, warn) {
-        (Some(limit), _) => (Status::Critical, limit),
-        (None, Some(limit)) => (Status::Warning, limit),
+        (Some(limit), _) => (Level::Critical, limit),
+        (None, Some(limit)) => (Level::Warning, limit),
         (None, None) => return None,
     };
     let said = match age {
@@ -122,58 +97,53 @@ mod tests {
     #[test]
     fn what_is_said_of_a_dataset() {
         let fine = "OK: the snapshots are young enough, datasets monitored: 1";
-        type Row = (&'static str, &'static [(&'static str, i64)], Status, &'static str);
+        type Row = (&'static str, &'static [(&'static str, i64)], Level, &'static str);
         let rows: [Row; 13] = [
-            ("", &[("hourly", 10), ("daily", 10)], Status::Ok, fine),
-            ("", &[("hourly", 90), ("daily", 28 * 60)], Status::Ok, fine),
+            ("", &[("hourly", 10), ("daily", 10)], Level::Ok, fine),
+            ("", &[("hourly", 90), ("daily", 28 * 60)], Level::Ok, fine),
             (
                 "",
                 &[("hourly", 91), ("hourly", 1000), ("daily", 10)],
-                Status::Warning,
+                Level::Warning,
                 "WARNING: t: the newest hourly is 1h 31m old, more than 1h 30m",
             ),
             (
                 "",
                 &[("hourly", 361), ("daily", 10)],
-                Status::Critical,
+                Level::Critical,
                 "CRITICAL: t: the newest hourly is 6h 1m old, more than 6h",
             ),
             (
                 "",
                 &[("hourly", 91), ("daily", 33 * 60)],
-                Status::Critical,
+                Level::Critical,
                 "CRITICAL: t: the newest daily is 33h old, more than 32h; \
                  t: the newest hourly is 1h 31m old, more than 1h 30m",
             ),
-            ("", &[("daily", 10)], Status::Critical, "CRITICAL: t: there is no hourly"),
+            ("", &[("daily", 10)], Level::Critical, "CRITICAL: t: there is no hourly"),
             (
                 "",
                 &[("hourly", -10), ("daily", 10)],
-                Status::Critical,
+                Level::Critical,
                 "CRITICAL: t: there is no hourly",
             ),
             (
                 "monitor_dont_crit = yes",
                 &[("daily", 10)],
-                Status::Warning,
+                Level::Warning,
                 "WARNING: t: there is no hourly",
             ),
-            ("monitor_dont_warn = yes", &[("hourly", 91), ("daily", 10)], Status::Ok, fine),
+            ("monitor_dont_warn = yes", &[("hourly", 91), ("daily", 10)], Level::Ok, fine),
             (
                 "hourly_crit = 0",
                 &[("hourly", 5000), ("daily", 10)],
-                Status::Warning,
+                Level::Warning,
                 "WARNING: t: the newest hourly is 83h 20m old, more than 1h 30m",
             ),
             // Of what is not kept there need not be any, and replicas are taken elsewhere.
-            ("hourly = 0", &[("daily", 10)], Status::Ok, fine),
-            (
-                "autosnap = no",
-                &[("daily", 10)],
-                Status::Critical,
-                "CRITICAL: t: there is no hourly",
-            ),
-            ("monitor = no", &[], Status::Unknown, "UNKNOWN: no dataset is monitored"),
+            ("hourly = 0", &[("daily", 10)], Level::Ok, fine),
+            ("autosnap = no", &[("daily", 10)], Level::Critical, "CRITICAL: t: there is no hourly"),
+            ("monitor = no", &[], Level::Unknown, "UNKNOWN: no dataset is monitored"),
         ];
         for (lines, ages, status, line) in rows {
             let text = format!("[t]\nmonthly=0\nweekly=1\n{lines}");
@@ -193,7 +163,7 @@ mod tests {
 
     #[test]
     fn statuses_are_nagios() {
-        let all = [Status::Ok, Status::Warning, Status::Critical, Status::Unknown];
+        let all = [Level::Ok, Level::Warning, Level::Critical, Level::Unknown];
         assert_eq!(all.map(|it| it as u8), [0, 1, 2, 3]);
     }
 }

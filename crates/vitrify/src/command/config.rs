@@ -9,7 +9,6 @@ use vitrify_core::config::{Config, ConfigError, GuestRule, Otherwise};
 use vitrify_core::name::GuestName;
 use vitrify_core::policy::{Period, Policy, PreferredTimes, weekday_name};
 use vitrify_core::ports::{Answer, Hypervisor};
-use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_host::libvirt::Libvirt;
 
 use crate::args::{ConfigCommand, ConfigShowArgs, Global};
@@ -134,7 +133,7 @@ fn counted(number: usize, one: &str, many: &str) -> String {
 
 fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
     let config = configuration::load(global.config.as_deref())?;
-    configuration::time_zone(&config).map_err(|error| wrong(&error.to_string()))?;
+    configuration::time_zone(&config)?;
     let guests = match &args.guest {
         Some(guest) => vec![guest.clone()],
         None => guest_names(global)?,
@@ -144,7 +143,7 @@ fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
     for guest in &guests {
         match config.rule_for(guest) {
             Ok(rule) => found.push((guest, rule)),
-            Err(two) => status = output::problem(&wrong(&two.to_string())),
+            Err(two) => status = output::problem(&two.into()),
         }
     }
     if global.json {
@@ -158,10 +157,6 @@ fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
         output::table(&["GUEST", "POLICY", "KEEPS", "CONSISTENCY", "RULE"], rows, false);
     }
     Ok(status)
-}
-
-fn wrong(message: &str) -> Problem {
-    Problem::new(ProblemKind::NotFound, message)
 }
 
 fn row(guest: &GuestName, rule: Option<&GuestRule>) -> Vec<String> {

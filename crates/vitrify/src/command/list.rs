@@ -6,7 +6,7 @@ use vitrify_core::manifest::Manifest;
 use vitrify_core::ports::{Answer, FoundPoint};
 
 use crate::args::ListArgs;
-use crate::command::snapshot::point_json;
+use crate::command::snapshot::found_json;
 use crate::context::Context;
 use crate::exit::{DONE, Status};
 use crate::output::{self, milliseconds};
@@ -22,11 +22,8 @@ pub(crate) fn run(context: &Context, args: &ListArgs) -> Answer<Status> {
             Ok(manifest) if args.guest.as_ref().is_some_and(|it| *it != manifest.guest) => {}
             Ok(manifest) => {
                 rows.push(row(args, &context.zone, point, manifest));
-                let mut value = point_json(manifest);
+                let mut value = found_json(point, manifest);
                 value["published"] = json!(point.published);
-                value["consistency"] = json!(point.promises(manifest));
-                value["memory_expired"] = json!(point.expired);
-                value["holds"] = json!(point.holds);
                 values.push(value);
             }
             Err(problem) => status = status.and(output::problem(&problem.note().into())),

@@ -1,18 +1,16 @@
 //! `vitrify prune`: what policies do not keep any longer.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Value, json};
 use vitrify_core::config::GuestRule;
 use vitrify_core::inventory::Guest;
 use vitrify_core::name::PointId;
-use vitrify_core::policy::retention::{Kept, PointFacts, Retention, Served, retention};
+use vitrify_core::policy::retention::{Kept, Retention, Served, facts, retention};
 use vitrify_core::ports::{Answer, FoundPoint};
 
 use crate::args::PruneArgs;
 use crate::command::confirm::confirm_drastic;
-use crate::command::removal::{self, Wanted, facts, remove};
-use crate::command::run::protected;
+use crate::command::removal::{self, Wanted, remove, snapshots_of};
+use crate::command::run::look;
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
 use crate::output;
@@ -21,115 +19,112 @@ use crate::progress::note;
 pub(crate) fn run(context: &Context, args: &PruneArgs) -> Answer<Status> {
     let host = context.host()?;
     let _tick = context.lock_tick()?;
-    let mut report = Report::new(context);
-    for (guest, rule) in protected(context, &host, &mut report.status)? {
+    let guests = look(context, &host)?;
+    let mut pruning = Pruning::new(context, &host, args.dry_run)?;
+    for (guest, rule) in &guests.covered {
         if args.guests.is_empty() || args.guests.contains(&guest.name) {
-            prune(context, &host, &guest, rule, args.dry_run, &mut report);
+            pruning.prune(guest, rule);
         }
     }
     if context.json {
-        output::json(&json!({ "version": 1, "pruned": report.pruned }));
+        output::json(&json!({ "version": 1, "pruned": pruning.pruned }));
     }
-    Ok(report.status)
+    Ok(guests.status.and(pruning.status))
 }
 
-/// What is told of pruning.
-pub(crate) struct Report<'a> {
+/// Removes what has served, or says what would go.
+pub(crate) struct Pruning<'a> {
     context: &'a Context,
+    host: &'a Host<'a>,
+    dry_run: bool,
+    points: Vec<FoundPoint>,
     pub(crate) status: Status,
     /// What went, or would go.
     pub(crate) pruned: Vec<Value>,
 }
 
-impl<'a> Report<'a> {
-    pub(crate) fn new(context: &'a Context) -> Self {
-        Self { context, status: DONE, pruned: Vec::new() }
+impl<'a> Pruning<'a> {
+    /// Of the points that there are now.
+    pub(crate) fn new(context: &'a Context, host: &'a Host<'a>, dry_run: bool) -> Answer<Self> {
+        let points = context.points()?;
+        Ok(Self { context, host, dry_run, points, status: DONE, pruned: Vec::new() })
     }
 
-    fn add(&mut self, verb: &str, what: &str, why: &str) {
-        self.pruned.push(json!({ "what": what, "why": why }));
+    /// Prunes one guest's points; what stands against it is told.
+    pub(crate) fn prune(&mut self, guest: &Guest, rule: &GuestRule) {
+        if let Err(problem) = self.try_prune(guest, rule) {
+            self.status = self.status.and(output::problem(&problem));
+        }
+    }
+
+    fn try_prune(&mut self, guest: &Guest, rule: &GuestRule) -> Answer<()> {
+        let its: Vec<_> = published(&self.points, guest).collect();
+        let facts = facts(its.iter().copied(), &snapshots_of(self.host, &its)?, rule.consistency);
+        let decided = retention(&rule.policy.policy, &facts, self.host.world().clock.now());
+        explain(self.context, guest, &decided);
+        let wanted = wanted(&decided);
+        if wanted.points.is_empty() && wanted.images.is_empty() {
+            return Ok(());
+        }
+        let left = match self.dry_run {
+            true => Vec::new(),
+            false => {
+                if decided.is_drastic() {
+                    let (doomed, all) = (wanted.points.len(), facts.len());
+                    let loss =
+                        format!("{doomed} of {all} points of guest '{}' would go", guest.name);
+                    confirm_drastic(self.context, &guest.name, &loss)?;
+                }
+                let whose = removal::Guest { name: &guest.name, uuid: &guest.uuid };
+                for failure in remove(self.context, self.host, whose, &wanted)?.failures {
+                    self.status = self.status.and(output::problem(&failure.into()));
+                }
+                self.context.points()?
+            }
+        };
+        self.tell(guest, &decided, &left);
+        Ok(())
+    }
+
+    /// What has served and is not among the points that are left.
+    fn tell(&mut self, guest: &Guest, decided: &Retention, left: &[FoundPoint]) {
+        let is_gone = |id: &PointId| !left.iter().any(|it| it.id == *id);
+        let is_expired = |id: &PointId| left.iter().all(|it| it.id != *id || it.expired);
+        let doomed = decided.doomed();
+        for (id, name, verdict) in &decided.names {
+            if let (true, Err(served)) = (doomed.contains(id) && is_gone(id), verdict) {
+                self.add(&format!("{}@{name}", guest.name), served);
+            }
+        }
+        for (id, verdict) in &decided.images {
+            if let (true, Err(served)) = (is_expired(id), verdict) {
+                let name = decided.names.iter().find(|it| it.0 == *id).map(|it| it.1.as_str());
+                let name = name.unwrap_or_default();
+                self.add(&format!("the memory image of {}@{name}", guest.name), served);
+            }
+        }
+    }
+
+    fn add(&mut self, what: &str, why: &Served) {
+        self.pruned.push(json!({ "what": what, "why": why.to_string() }));
         if !self.context.json {
+            let verb = if self.dry_run { "would prune" } else { "pruned" };
             output::result(&format!("{verb} {what}: {why}\n"));
         }
     }
 }
 
-/// Removes what has served of a guest, or says what would go.
-pub(crate) fn prune(
-    context: &Context,
-    host: &Host<'_>,
-    guest: &Guest,
-    rule: &GuestRule,
-    dry_run: bool,
-    report: &mut Report<'_>,
-) {
-    if let Err(problem) = prune_one(context, host, guest, rule, dry_run, report) {
-        report.status = report.status.and(output::problem(&problem));
-    }
-}
-
-fn prune_one(
-    context: &Context,
-    host: &Host<'_>,
-    guest: &Guest,
-    rule: &GuestRule,
-    dry_run: bool,
-    report: &mut Report<'_>,
-) -> Answer<()> {
-    let points = context.points()?;
-    let facts = facts_of(host, guest, rule, &points)?;
-    let decided = retention(&rule.policy.policy, &facts, host.world().clock.now());
-    explain(context, guest, &decided);
-    let wanted = wanted(&decided);
-    if wanted.points.is_empty() && wanted.images.is_empty() {
-        return Ok(());
-    }
-    if decided.is_drastic() && !dry_run {
-        let (doomed, all) = (wanted.points.len(), facts.len());
-        let loss = format!("{doomed} of {all} points of guest '{}' would go", guest.name);
-        confirm_drastic(context, &guest.name, &loss)?;
-    }
-    if !dry_run {
-        let whose = removal::Guest { name: &guest.name, uuid: &guest.uuid };
-        let removed = remove(context, host, whose, &wanted)?;
-        for failure in removed.failures {
-            report.status = report.status.and(output::problem(&failure.into()));
-        }
-    }
-    let verb = if dry_run { "would prune" } else { "pruned" };
-    let left = if dry_run { Vec::new() } else { context.points()? };
-    let is_gone = |id: &PointId| !left.iter().any(|it| it.id == *id);
-    let is_expired = |id: &PointId| left.iter().all(|it| it.id != *id || it.expired);
-    for (id, name, verdict) in &decided.names {
-        if let (true, Err(served)) = (wanted.points.contains(id) && is_gone(id), verdict) {
-            report.add(verb, &format!("{}@{name}", guest.name), &served.to_string());
-        }
-    }
-    for (id, verdict) in &decided.images {
-        if let (true, Err(served)) = (wanted.images.contains(id) && is_expired(id), verdict) {
-            let name = decided.names.iter().find(|it| it.0 == *id).map(|it| it.1.as_str());
-            let what = format!("the memory image of {}@{}", guest.name, name.unwrap_or_default());
-            report.add(verb, &what, &served.to_string());
-        }
-    }
-    Ok(())
-}
-
-/// What a policy has to know of a guest's published points.
-pub(crate) fn facts_of(
-    host: &Host<'_>,
-    guest: &Guest,
-    rule: &GuestRule,
-    points: &[FoundPoint],
-) -> Answer<Vec<PointFacts>> {
-    facts(host, points.iter().filter(|it| it.guest == guest.uuid && it.published), rule.consistency)
+/// A guest's published points.
+pub(crate) fn published<'a>(
+    points: &'a [FoundPoint],
+    guest: &'a Guest,
+) -> impl Iterator<Item = &'a FoundPoint> {
+    points.iter().filter(|it| it.guest == guest.uuid && it.published)
 }
 
 fn wanted(decided: &Retention) -> Wanted {
     let images = decided.images.iter().filter(|it| it.1.is_err()).map(|it| it.0.clone());
-    let points: BTreeSet<_> = decided.doomed().into_iter().cloned().collect();
-    let images = images.filter(|it| !points.contains(it)).collect();
-    Wanted { points, images }
+    Wanted { points: decided.doomed().into_iter().cloned().collect(), images: images.collect() }
 }
 
 /// Every decision and its reason, for who asks for it.

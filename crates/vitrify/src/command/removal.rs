@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use vitrify_core::capture::Consistency;
 use vitrify_core::engine::run;
-use vitrify_core::inventory::Snapshot;
+use vitrify_core::inventory::{FoundSnapshot, Snapshot};
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{Outcome, Plan};
-use vitrify_core::policy::retention::PointFacts;
+use vitrify_core::policy::retention::facts;
 use vitrify_core::ports::{Answer, FoundPoint};
 use vitrify_core::problem::{Problem, ProblemNote};
 use vitrify_core::removal::RemovalPlan;
@@ -54,7 +53,8 @@ pub(crate) fn remove(
     // Another guest's point may have come to need, or to spare, a snapshot that both have.
     let points = context.points()?;
     let plan = plan(guest, wanted, &points)?;
-    let facts = facts(host, points.iter().filter(|it| wanted.points.contains(&it.id)), None)?;
+    let its: Vec<_> = points.iter().filter(|it| wanted.points.contains(&it.id)).collect();
+    let facts = facts(its.iter().copied(), &snapshots_of(host, &its)?, None);
     let needed = facts.iter().find_map(|it| Some((&it.id, it.needed.first()?)));
     if let Some((point, need)) = needed {
         let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
@@ -84,17 +84,10 @@ fn plan(guest: Guest<'_>, wanted: &Wanted, points: &[FoundPoint]) -> Answer<Remo
     Ok(RemovalPlan::new(new_id()?, of, &wanted.points, wanted.images.clone(), &all))
 }
 
-/// What a policy has to know of points whose manifests can be read.
-pub(crate) fn facts<'a>(
-    host: &Host<'_>,
-    points: impl IntoIterator<Item = &'a FoundPoint>,
-    demanded: Option<Consistency>,
-) -> Answer<Vec<PointFacts>> {
-    let read = |it: &'a FoundPoint| it.manifest.as_ref().ok().map(|manifest| (it, manifest));
-    let points: Vec<_> = points.into_iter().filter_map(read).collect();
-    let volumes = points.iter().flat_map(|it| &it.1.volumes).map(|it| it.volume.clone());
-    let volumes: BTreeSet<Volume> = volumes.collect();
-    let found = host.world().storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
-    let facts = points.into_iter().map(|it| PointFacts::of(it.0, it.1, &found, demanded));
-    Ok(facts.collect())
+/// The snapshots that the volumes of points have.
+pub(crate) fn snapshots_of(host: &Host<'_>, points: &[&FoundPoint]) -> Answer<Vec<FoundSnapshot>> {
+    let manifests = points.iter().filter_map(|it| it.manifest.as_ref().ok());
+    let volumes: BTreeSet<Volume> =
+        manifests.flat_map(|it| &it.volumes).map(|it| it.volume.clone()).collect();
+    host.world().storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())
 }

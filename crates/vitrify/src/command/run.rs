@@ -1,7 +1,10 @@
 //! `vitrify run`: one tick. Repair, take what is due, prune, report.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use vitrify_core::capture::Consistency;
 use vitrify_core::config::{GuestRule, Otherwise};
@@ -9,20 +12,20 @@ use vitrify_core::inventory::Guest;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::GuestName;
 use vitrify_core::point::Purpose;
+use vitrify_core::policy::Period;
 use vitrify_core::policy::due::{Due, due};
+use vitrify_core::policy::retention::{facts, taken};
 use vitrify_core::ports::{Answer, FoundPoint};
-use vitrify_core::problem::{Problem, ProblemKind};
-
 use vitrify_host::tick;
 
 use crate::args::{RepairArgs, RunArgs};
 use crate::command::capture::{Taken, Wanted, take};
-use crate::command::prune::{self, facts_of, prune};
+use crate::command::prune::{Pruning, published};
 use crate::command::repair;
 use crate::command::snapshot::point_json;
 use crate::configuration::time_zone;
 use crate::context::{Context, Host};
-use crate::exit::{FAILED, Status};
+use crate::exit::{DONE, FAILED, Status};
 use crate::output;
 use crate::progress::note;
 
@@ -31,55 +34,62 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
     let _tick = context.lock_tick()?;
     let all = RepairArgs { guest: None, dry_run: args.dry_run, commit: false, discard: false };
     let (repaired, ..) = repair::put_right(context, &host, &all)?;
-    let mut tick = Tick { context, host: &host, dry_run: args.dry_run, status: repaired.status };
-    let guests = protected(context, &host, &mut tick.status)?;
-    let (taken, failed) = tick.capture(&guests)?;
-    let mut report = prune::Report::new(context);
-    match tick.clock_jump()? {
+    let guests = look(context, &host)?;
+    let mut tick = Tick {
+        context,
+        host: &host,
+        zone: time_zone(&context.config)?,
+        dry_run: args.dry_run,
+        status: repaired.status.and(guests.status),
+    };
+    let (taken, failed) = tick.capture(&guests.covered)?;
+    let pruned = match tick.clock_jump()? {
         // Ages mean nothing until the clock is believed again.
-        Some(jump) => note(&format!("the clock was set by {jump:#}; nothing is pruned this time")),
-        None => {
-            for (guest, rule) in guests.iter().filter(|it| !failed.contains(&it.0.name)) {
-                if context.is_cancelled() {
-                    break;
-                }
-                prune(context, &host, guest, rule, args.dry_run, &mut report);
-            }
+        Some(jump) => {
+            note(&format!("the clock was set by {jump:#}; nothing is pruned this time"));
+            Vec::new()
         }
-    }
+        None => tick.prune(guests.covered.iter().filter(|it| !failed.contains(&it.0.name))),
+    };
     if context.json {
         output::json(&json!({
             "version": 1,
             "repairs": repaired.repairs,
             "taken": taken,
-            "pruned": report.pruned,
+            "pruned": pruned,
         }));
     }
-    Ok(tick.status.and(report.status))
+    Ok(tick.status)
 }
 
-/// The guests that a rule covers. Rules that contradict each other or match nothing are told.
+/// The guests that there are.
+pub(crate) struct Guests<'a> {
+    /// Those that a rule covers.
+    pub(crate) covered: Vec<(Guest, &'a GuestRule)>,
+    /// The others.
+    pub(crate) bare: Vec<GuestName>,
+    /// What follows from rules that contradict each other.
+    pub(crate) status: Status,
+}
+
+/// Finds each guest's rule. Rules that contradict each other or match nothing are told.
 ///
 /// # Errors
-/// Where the configuration cannot be followed.
-pub(crate) fn protected<'a>(
-    context: &'a Context,
-    host: &Host<'_>,
-    status: &mut Status,
-) -> Answer<Vec<(Guest, &'a GuestRule)>> {
+/// Where libvirt does not name the guests.
+pub(crate) fn look<'a>(context: &'a Context, host: &Host<'_>) -> Answer<Guests<'a>> {
     let all = host.world().hypervisor.guests()?;
     let names: Vec<_> = all.iter().map(|it| it.name.clone()).collect();
     for (rule, pattern) in context.config.unmatched(&names) {
         note(&format!("warning: {}: no guest matches '{pattern}'", rule.place));
     }
-    let mut found = Vec::new();
+    let mut found = Guests { covered: Vec::new(), bare: Vec::new(), status: DONE };
     for guest in all {
         match context.config.rule_for(&guest.name) {
-            Ok(Some(rule)) => found.push((guest, rule)),
-            Ok(None) => {}
+            Ok(Some(rule)) => found.covered.push((guest, rule)),
+            Ok(None) => found.bare.push(guest.name),
             Err(two) => {
-                let problem = Problem::new(ProblemKind::NotFound, two.to_string());
-                *status = status.and(output::problem(&problem));
+                found.status = found.status.and(output::problem(&two.into()));
+                found.bare.push(guest.name);
             }
         }
     }
@@ -90,6 +100,8 @@ pub(crate) fn protected<'a>(
 struct Tick<'a> {
     context: &'a Context,
     host: &'a Host<'a>,
+    /// What the policies' times are in.
+    zone: TimeZone,
     dry_run: bool,
     status: Status,
 }
@@ -97,9 +109,9 @@ struct Tick<'a> {
 /// Points that are taken alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Kind {
-    purposes: Vec<vitrify_core::policy::Period>,
+    periods: Vec<Period>,
     consistency: Option<Consistency>,
-    pause_limit: Option<std::time::Duration>,
+    pause_limit: Option<Duration>,
 }
 
 impl Tick<'_> {
@@ -109,21 +121,14 @@ impl Tick<'_> {
         let mut kinds: BTreeMap<Kind, Vec<GuestName>> = BTreeMap::new();
         let mut failed = Vec::new();
         for (guest, rule) in guests {
-            let due = match self.due(guest, rule, &points) {
-                Ok(due) => due,
-                Err(problem) => {
-                    self.status = self.status.and(output::problem(&problem));
-                    failed.push(guest.name.clone());
-                    continue;
-                }
-            };
+            let due = self.due(guest, rule, &points);
             self.explain(guest, &due);
             if !due.is_empty() {
                 // One that is shut off has no memory to lose.
                 let must = rule.otherwise == Otherwise::Fail && guest.state.is_active();
                 let demanded = rule.consistency.filter(|_| must);
                 let kind = Kind {
-                    purposes: due.iter().map(|it| it.period).collect(),
+                    periods: due.iter().map(|it| it.period).collect(),
                     consistency: demanded,
                     pause_limit: rule.pause_limit,
                 };
@@ -140,7 +145,7 @@ impl Tick<'_> {
                 break;
             }
             // The snapshots are called by the longest period.
-            let mut purposes = kind.purposes.into_iter().rev().map(Purpose::Scheduled);
+            let mut purposes = kind.periods.into_iter().rev().map(Purpose::Scheduled);
             let Some(purpose) = purposes.next() else { continue };
             let wanted = Wanted {
                 consistency: kind.consistency,
@@ -162,19 +167,35 @@ impl Tick<'_> {
         Ok((values, failed))
     }
 
-    fn due(&self, guest: &Guest, rule: &GuestRule, points: &[FoundPoint]) -> Answer<Vec<Due>> {
-        let facts = facts_of(self.host, guest, rule, points)?;
-        let taken: Vec<_> =
-            facts.iter().flat_map(|it| it.periods().map(|period| (period, it.time))).collect();
-        let zone = time_zone(&self.context.config)
-            .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
-        let now = self.host.world().clock.now().to_zoned_datetime(zone);
-        Ok(due(&rule.policy.policy, &taken, &now))
+    /// Removes what the policies of these guests keep no longer; what went.
+    fn prune<'g>(
+        &mut self,
+        guests: impl Iterator<Item = &'g (Guest, &'g GuestRule)>,
+    ) -> Vec<Value> {
+        let mut pruning = match Pruning::new(self.context, self.host, self.dry_run) {
+            Ok(pruning) => pruning,
+            Err(problem) => {
+                self.status = self.status.and(output::problem(&problem));
+                return Vec::new();
+            }
+        };
+        for (guest, rule) in guests.take_while(|_| !self.context.is_cancelled()) {
+            pruning.prune(guest, rule);
+        }
+        self.status = self.status.and(pruning.status);
+        pruning.pruned
+    }
+
+    fn due(&self, guest: &Guest, rule: &GuestRule, points: &[FoundPoint]) -> Vec<Due> {
+        // What its snapshots are needed for has no bearing on that.
+        let taken = taken(&facts(published(points, guest), &[], rule.consistency));
+        let now = self.host.world().clock.now().to_zoned_datetime(self.zone.clone());
+        due(&rule.policy.policy, &taken, &now)
     }
 
     fn explain(&self, guest: &Guest, due: &[Due]) {
         let zone = &self.context.zone;
-        let shown = |time: jiff::Timestamp| {
+        let shown = |time: Timestamp| {
             time.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
         };
         for it in due {
@@ -202,8 +223,7 @@ impl Tick<'_> {
         let manifest: &Manifest = &taken.manifest;
         let reached = manifest.consistency;
         let demanded = rule.and_then(|it| it.consistency);
-        let less = demanded.filter(|it| reached < *it && reached != Consistency::Off);
-        if let Some(demanded) = less {
+        if let Some(demanded) = demanded.filter(|it| !reached.meets(*it)) {
             note(&format!(
                 "warning: {}: the point is {reached}, and its rule demands {demanded}: {}",
                 manifest.guest, manifest.reason
@@ -224,11 +244,11 @@ impl Tick<'_> {
     }
 
     /// How far the clock was set since the last tick, if it was. Remembers this tick.
-    fn clock_jump(&self) -> Answer<Option<jiff::SignedDuration>> {
-        let now = tick::now(self.host.world().clock)?;
-        let last = self.context.last_tick()?;
+    fn clock_jump(&self) -> Answer<Option<SignedDuration>> {
+        let (now, file) = (tick::now(self.host.world().clock)?, self.context.tick_file());
+        let last = file.read()?;
         if !self.dry_run {
-            self.context.remember_tick(&now)?;
+            file.write(&now)?;
         }
         Ok(last.and_then(|last| now.jump_since(&last)))
     }

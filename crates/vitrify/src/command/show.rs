@@ -6,7 +6,7 @@ use serde_json::json;
 use vitrify_core::ports::Answer;
 
 use crate::args::ShowArgs;
-use crate::command::snapshot::point_json;
+use crate::command::snapshot::found_json;
 use crate::context::Context;
 use crate::exit::{DONE, Status};
 use crate::output::{self, milliseconds};
@@ -18,16 +18,13 @@ pub(crate) fn run(context: &Context, args: &ShowArgs) -> Answer<Status> {
         Err(problem) => return Err(problem.note().into()),
     };
     if context.json {
-        let mut value = point_json(manifest);
+        let mut value = found_json(&point, manifest);
         value["version"] = json!(1);
         value["guest_uuid"] = json!(manifest.guest_uuid);
         value["state"] = json!(manifest.state);
         value["disks"] = json!(manifest.disks);
         value["folder"] = json!(point.folder);
         value["memory_image"] = json!(point.memory);
-        value["consistency"] = json!(point.promises(manifest));
-        value["memory_expired"] = json!(point.expired);
-        value["holds"] = json!(point.holds);
         value["memory_blake3"] = json!(manifest.memory.as_ref().map(|image| &image.blake3));
         value["machine_files"] = json!(manifest.machine_files);
         value["machine"] = json!(manifest.machine);

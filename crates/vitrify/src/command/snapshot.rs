@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::Bytes;
 use vitrify_core::point::Purpose;
-use vitrify_core::ports::Answer;
+use vitrify_core::ports::{Answer, FoundPoint};
 
 use crate::args::SnapshotArgs;
 use crate::command::capture::{Taken, Wanted, take};
@@ -105,6 +105,15 @@ pub(crate) fn point_json(manifest: &Manifest) -> Value {
         "volumes": manifest.volumes,
         "uncovered": manifest.uncovered,
     })
+}
+
+/// The same of a point in its home, and what became of it there.
+pub(crate) fn found_json(point: &FoundPoint, manifest: &Manifest) -> Value {
+    let mut value = point_json(manifest);
+    value["consistency"] = json!(point.promises(manifest));
+    value["memory_expired"] = json!(point.expired);
+    value["holds"] = json!(point.holds);
+    value
 }
 
 /// Milliseconds with three decimals.

@@ -1,24 +1,25 @@
 //! `vitrify status`: how the guests stand against their policies.
 
 use serde_json::{Value, json};
-use vitrify_core::config::GuestRule;
 use vitrify_core::inventory::Guest;
+use vitrify_core::name::GuestName;
+use vitrify_core::policy::retention::facts;
 use vitrify_core::policy::status::{Level, Standing, standing};
 use vitrify_core::ports::{Answer, FoundPoint};
-use vitrify_core::problem::{Problem, ProblemKind};
 
 use crate::args::StatusArgs;
-use crate::command::prune::facts_of;
-use crate::command::run::protected;
+use crate::command::prune::published;
+use crate::command::removal::snapshots_of;
+use crate::command::run::look;
 use crate::configuration::time_zone;
-use crate::context::{Context, Host};
-use crate::exit::{CRITICAL, DONE, Status, UNKNOWN, WARNING};
+use crate::context::Context;
+use crate::exit::Status;
 use crate::output;
 
 const HEADER: [&str; 6] = ["GUEST", "STATUS", "NEWEST", "CONSISTENCY", "NEXT", "WHY"];
 
 pub(crate) fn run(context: &Context, args: &StatusArgs) -> Answer<Status> {
-    let answer = look(context);
+    let answer = judge_all(context);
     if !args.nagios {
         let (seen, unprotected, status) = answer?;
         print(context, &seen, &unprotected);
@@ -27,8 +28,8 @@ pub(crate) fn run(context: &Context, args: &StatusArgs) -> Answer<Status> {
     match answer {
         Ok((seen, unprotected, _)) => Ok(nagios(&seen, unprotected.len())),
         Err(problem) => {
-            output::result(&format!("VITRIFY UNKNOWN - {}\n", problem.chain()));
-            Ok(UNKNOWN)
+            output::result(&format!("VITRIFY {} - {}\n", Level::Unknown, problem.chain()));
+            Ok(Level::Unknown.into())
         }
     }
 }
@@ -40,40 +41,31 @@ struct Seen {
     standing: Standing,
 }
 
-type Looked = (Vec<Seen>, Vec<String>, Status);
+type Judged = (Vec<Seen>, Vec<GuestName>, Status);
 
-fn look(context: &Context) -> Answer<Looked> {
+fn judge_all(context: &Context) -> Answer<Judged> {
     let host = context.host()?;
-    let mut status = DONE;
-    let covered = protected(context, &host, &mut status)?;
+    let guests = look(context, &host)?;
     let points = context.points()?;
-    let all = host.world().hypervisor.guests()?;
-    let is_covered = |it: &&Guest| covered.iter().any(|(guest, _)| guest.uuid == it.uuid);
-    let bare = all.iter().filter(|it| !is_covered(it)).map(|it| it.name.to_string()).collect();
-    let seen = covered.into_iter().map(|(guest, rule)| judge(context, &host, guest, rule, &points));
-    Ok((seen.collect::<Answer<_>>()?, bare, status))
-}
-
-fn judge(
-    context: &Context,
-    host: &Host<'_>,
-    guest: Guest,
-    rule: &GuestRule,
-    points: &[FoundPoint],
-) -> Answer<Seen> {
-    let facts = facts_of(host, &guest, rule, points)?;
-    let zone = time_zone(&context.config)
-        .map_err(|error| Problem::new(ProblemKind::NotFound, error.to_string()))?;
-    let now = host.world().clock.now().to_zoned_datetime(zone);
-    let newest = points.iter().find(|it| it.guest == guest.uuid && it.published);
-    let newest = newest.and_then(|it| Some((it, it.manifest.as_ref().ok()?)));
-    let newest = newest.map(|(point, it)| {
-        json!({ "point": it.name(), "time": it.time, "consistency": point.promises(it) })
+    let its = guests.covered.iter().flat_map(|(guest, _)| published(&points, guest));
+    let snapshots = snapshots_of(&host, &its.collect::<Vec<_>>())?;
+    let now = host.world().clock.now().to_zoned_datetime(time_zone(&context.config)?);
+    let seen = guests.covered.into_iter().map(|(guest, rule)| {
+        let facts = facts(published(&points, &guest), &snapshots, rule.consistency);
+        let standing = standing(&rule.policy.policy, &facts, &now);
+        Seen { newest: newest(&points, &guest), standing, guest }
     });
-    Ok(Seen { newest, standing: standing(&rule.policy.policy, &facts, &now), guest })
+    Ok((seen.collect(), guests.bare, guests.status))
 }
 
-fn print(context: &Context, seen: &[Seen], unprotected: &[String]) {
+/// A guest's newest point.
+fn newest(points: &[FoundPoint], guest: &Guest) -> Option<Value> {
+    let point = published(points, guest).next()?;
+    let it = point.manifest.as_ref().ok()?;
+    Some(json!({ "point": it.name(), "time": it.time, "consistency": point.promises(it) }))
+}
+
+fn print(context: &Context, seen: &[Seen], unprotected: &[GuestName]) {
     if context.json {
         let guests = seen.iter().map(|it| {
             json!({
@@ -102,9 +94,16 @@ fn print(context: &Context, seen: &[Seen], unprotected: &[String]) {
         vec![name, level, field(it, "point"), field(it, "consistency"), next, why]
     };
     let mut rows: Vec<_> = seen.iter().map(row).collect();
-    let bare = |name: &String| {
+    let bare = |name: &GuestName| {
         let dash = || "-".to_owned();
-        vec![name.clone(), "unprotected".into(), dash(), dash(), dash(), "no rule covers it".into()]
+        vec![
+            name.to_string(),
+            "unprotected".into(),
+            dash(),
+            dash(),
+            dash(),
+            "no rule covers it".into(),
+        ]
     };
     rows.extend(unprotected.iter().map(bare));
     if !rows.is_empty() {
@@ -129,9 +128,5 @@ fn nagios(seen: &[Seen], unprotected: usize) -> Status {
         bad(Level::Warning),
         bad(Level::Critical),
     ));
-    match worst {
-        Level::Ok => DONE,
-        Level::Warning => WARNING,
-        Level::Critical => CRITICAL,
-    }
+    worst.into()
 }
