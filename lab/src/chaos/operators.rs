@@ -141,7 +141,7 @@ pub(super) fn restore_one(
     } else {
         let ready = match stage.scene.guest.state()?.as_str() {
             // As it was when it was captured.
-            "shut off" if excuse.off => start_cold(stage)?,
+            "shut off" if point.was_off => start_cold(stage)?,
             _ => {
                 bring_up(stage, excuse, story)?;
                 is_cold(stage)?

@@ -52,6 +52,8 @@ pub(super) struct Known {
     /// The boots that were on then.
     boots: Vec<BootId>,
     pub(super) has_memory: bool,
+    /// Of a guest that was shut off, which a restore leaves so.
+    pub(super) was_off: bool,
 }
 
 /// What the guest said last before something began.
@@ -119,8 +121,7 @@ impl Stage {
             let point = self.scene.snapshot(&["--engine", engine.name()])?;
             self.capture_time = began.elapsed();
             let Point { name, json, before, counts } = point;
-            let has_memory = has_memory(&json);
-            self.known.push(Known { name, counts, boots: vec![before.boot], has_memory });
+            self.known.push(Known::of(&json, name, counts, vec![before.boot]));
         }
         Ok(())
     }
@@ -147,8 +148,7 @@ impl Stage {
             if self.known.iter().all(|known| known.name != name) {
                 let counts = before.status.count..=before.furthest();
                 let boots = vec![before.status.boot, now.status.boot];
-                let has_memory = has_memory(json);
-                self.known.push(Known { name, counts, boots, has_memory });
+                self.known.push(Known::of(json, name, counts, boots));
             }
         }
         Ok(())
@@ -170,6 +170,12 @@ impl Before {
 }
 
 impl Known {
+    /// A point as vitrify told of it.
+    fn of(json: &Value, name: String, counts: RangeInclusive<u64>, boots: Vec<BootId>) -> Self {
+        let is = |consistency| json["consistency"] == consistency;
+        Self { name, counts, boots, has_memory: is("memory"), was_off: is("off") }
+    }
+
     /// That the guest goes on from here: `took` after it can have begun to.
     pub(super) fn is_continued_by(
         &self,
@@ -192,10 +198,6 @@ impl Known {
 /// More than a witness can do in that time.
 fn steps(time: Duration) -> u64 {
     u64::try_from(time.as_millis() / STEP.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn has_memory(point: &Value) -> bool {
-    point["consistency"] == "memory"
 }
 
 fn pool(ground: Ground, size_mib: u64) -> Result<Pool, PoolError> {
