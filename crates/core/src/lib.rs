@@ -9,6 +9,7 @@ pub mod config;
 pub mod definition;
 pub mod engine;
 pub mod foreign;
+pub mod hooks;
 pub mod inventory;
 pub mod manifest;
 pub mod name;

@@ -5,7 +5,6 @@
 
 pub mod datasets;
 pub mod decide;
-pub mod hooks;
 pub mod ini;
 mod keys;
 pub mod monitor;

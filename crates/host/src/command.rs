@@ -61,7 +61,8 @@ pub(crate) fn leave_running(
 pub struct Command {
     program: OsString,
     args: Vec<OsString>,
-    limit: Duration,
+    env: Vec<(OsString, OsString)>,
+    limit: Option<Duration>,
 }
 
 /// What a program that succeeded wrote to its standard output, at most 16 MiB of it.
@@ -90,9 +91,20 @@ impl Output {
 }
 
 impl Command {
+    /// A command line of an administrator's, for a shell, with these variables and our environment.
+    pub(crate) fn shell(line: &str, variables: &[(&'static str, String)]) -> Self {
+        let env = variables.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Self { env, ..Self::new("sh").args(["-c", line]) }
+    }
+
     /// A program, looked up in `PATH`.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), args: Vec::new(), limit: DEFAULT_LIMIT }
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: vec![("LC_ALL".into(), "C".into())],
+            limit: Some(DEFAULT_LIMIT),
+        }
     }
 
     /// Adds an argument.
@@ -109,10 +121,10 @@ impl Command {
         self
     }
 
-    /// How long it may run; 60 s unless set.
+    /// How long it may run, 60 s unless set; `None`: as long as it likes.
     #[must_use]
-    pub fn limit(mut self, limit: Duration) -> Self {
-        self.limit = limit;
+    pub fn limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.limit = limit.into();
         self
     }
 
@@ -124,34 +136,44 @@ impl Command {
     /// whole group) at the limit, `Failed` with the last lines of its standard error where it ended
     /// otherwise than with success. A killed program that hangs in the kernel is left behind.
     pub fn run(&self) -> Answer<Output> {
-        let (status, output, err) = self.finish()?;
+        let (status, output, err) = self.in_time()?;
         if status.success() { Ok(output) } else { Err(self.failure(status, &err)) }
     }
 
     /// The same, but a program that ends without success is an answer, not an error.
     pub(crate) fn end(&self) -> Answer<Ended> {
-        let (status, output, err) = self.finish()?;
+        let (status, output, err) = self.in_time()?;
         let complaints = String::from_utf8_lossy(&err).into_owned();
         Ok(Ended { success: status.success(), output, complaints })
     }
 
-    fn finish(&self) -> Answer<(ExitStatus, Output, Vec<u8>)> {
-        let deadline = Instant::now() + self.limit;
-        let mut child = self.spawn()?;
-        let stdout = child.stdout.take().map(collect);
-        let stderr = child.stderr.take().map(collect);
-        let status = self.wait(child, deadline)?;
-        let (stdout, err) = (received(stdout), received(stderr));
+    fn in_time(&self) -> Answer<(ExitStatus, Output, Vec<u8>)> {
+        let (status, stdout, err) = self.finish()?;
+        let Some(status) = status else {
+            let limit = self.limit.unwrap_or_default().as_secs_f64();
+            let message = format!("'{self}' did not end within {limit} s");
+            return Err(Problem::new(ProblemKind::TimedOut, message));
+        };
         if status.success() && stdout.len() as u64 > OUTPUT_BOUND {
             return Err(Problem::failed(format!("'{self}' wrote more than 16 MiB")));
         }
         Ok((status, Output { stdout }, err))
     }
 
+    /// Runs it to its end, or to its limit (`None`), with what it wrote till then.
+    pub(crate) fn finish(&self) -> Answer<(Option<ExitStatus>, Vec<u8>, Vec<u8>)> {
+        let deadline = self.limit.map(|limit| Instant::now() + limit);
+        let mut child = self.spawn()?;
+        let stdout = child.stdout.take().map(collect);
+        let stderr = child.stderr.take().map(collect);
+        let status = self.wait(child, deadline)?;
+        Ok((status, received(stdout), received(stderr)))
+    }
+
     fn spawn(&self) -> Answer<Child> {
         std::process::Command::new(&self.program)
             .args(&self.args)
-            .env("LC_ALL", "C")
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -174,12 +196,12 @@ impl Command {
         Problem::lacking(format!("the program '{program}' is not installed")).hint(hint)
     }
 
-    fn wait(&self, mut child: Child, deadline: Instant) -> Answer<ExitStatus> {
+    fn wait(&self, mut child: Child, deadline: Option<Instant>) -> Answer<Option<ExitStatus>> {
         let reap = |child: &mut Child| {
             child.wait().map_err(|error| Problem::io(format!("cannot wait for '{self}'"), error))
         };
         let Some(pid) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
-            return reap(&mut child);
+            return reap(&mut child).map(Some);
         };
         // The child stays a zombie until we reap it, so that its group's number is not reused
         // before the kill.
@@ -190,15 +212,20 @@ impl Command {
             // Nobody listens any more where the child outlived its kill.
             ended.send(()).ok();
         });
-        if end.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {
-            return reap(&mut child);
+        let has_ended = match deadline {
+            Some(deadline) => {
+                end.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
+            }
+            None => end.recv().is_ok(),
+        };
+        if has_ended {
+            return reap(&mut child).map(Some);
         }
         kill_process_group(pid, Signal::KILL).ok();
         if end.recv_timeout(GRACE).is_ok() {
             reap(&mut child)?;
         }
-        let message = format!("'{self}' did not end within {} s", self.limit.as_secs_f64());
-        Err(Problem::new(ProblemKind::TimedOut, message))
+        Ok(None)
     }
 
     fn failure(&self, status: ExitStatus, stderr: &[u8]) -> Problem {

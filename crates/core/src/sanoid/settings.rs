@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 use super::keys::KEYS;
 use super::{Warning, ini};
 use crate::config::{ConfigError, nearest};
+use crate::hooks::Ended;
 use crate::name::Volume;
 use crate::policy::{Period, Policy};
 
@@ -76,6 +77,19 @@ pub struct Settings {
     pub capacity_warn: u8,
     /// From this share of the pool on its use is critical, in percent; 0: never.
     pub capacity_crit: u8,
+}
+
+impl Settings {
+    /// Whether the snapshot is taken after a pre script that ended so.
+    pub fn is_taken_after(&self, pre: Ended) -> bool {
+        pre == Ended::Succeeded || !self.no_inconsistent_snapshot
+    }
+
+    /// Whether the post script runs after a pre script that ended so. After one that was killed in the
+    /// middle of its work it does in any case.
+    pub fn is_post_run_after(&self, pre: Ended) -> bool {
+        self.is_taken_after(pre) || self.force_post_snapshot_script || pre == Ended::TimedOut
+    }
 }
 
 /// What a section says of the datasets below its own.
@@ -407,5 +421,28 @@ mod tests {
                 "f:6: 'hourly' is set in line 5 already, and that counts",
             ]
         );
+    }
+
+    /// Columns: how the pre script ended, `no_inconsistent_snapshot`, `force_post_snapshot_script`,
+    /// whether the snapshot is taken, whether the post script runs.
+    #[test]
+    fn what_follows_from_the_pre_script() {
+        for (pre, only_consistent, force, taken, post) in [
+            (Ended::Succeeded, false, false, true, true),
+            (Ended::Succeeded, true, false, true, true),
+            (Ended::Failed, false, false, true, true),
+            (Ended::Failed, true, false, false, false),
+            (Ended::Failed, true, true, false, true),
+            (Ended::TimedOut, false, false, true, true),
+            (Ended::TimedOut, true, false, false, true),
+        ] {
+            let settings = Settings {
+                no_inconsistent_snapshot: only_consistent,
+                force_post_snapshot_script: force,
+                ..Settings::default()
+            };
+            let found = (settings.is_taken_after(pre), settings.is_post_run_after(pre));
+            assert_eq!(found, (taken, post), "{pre:?} {only_consistent} {force}");
+        }
     }
 }

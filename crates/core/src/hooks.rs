@@ -1,24 +1,24 @@
-//! What the scripts of a `sanoid.conf` are told, and what follows from how they ended.
+//! The scripts of an administrator that run around snapshots and removals: what they are told, and how
+//! they end.
 
-use super::settings::Settings;
 use crate::name::{PointName, Volume};
 use crate::policy::Period;
 
 /// A script, at its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
-    /// `pre_snapshot_script`.
+    /// Before a snapshot.
     PreSnapshot,
-    /// `post_snapshot_script`.
+    /// After it.
     PostSnapshot {
-        /// How the pre script ended.
+        /// How the script before it ended.
         pre: Ended,
         /// Whether the snapshots were taken.
         taken: bool,
     },
-    /// `pre_pruning_script`.
+    /// Before a snapshot is destroyed.
     PrePruning,
-    /// `pruning_script`.
+    /// After it was.
     Pruning,
 }
 
@@ -29,7 +29,7 @@ pub enum Ended {
     Succeeded,
     /// With another, or it could not be started.
     Failed,
-    /// It was killed after `script_timeout`.
+    /// It was killed at its limit.
     TimedOut,
 }
 
@@ -66,17 +66,6 @@ pub fn environment(
     variables
 }
 
-/// Whether the snapshot is taken after a pre script that ended so.
-pub fn is_taken_after(settings: &Settings, pre: Ended) -> bool {
-    pre == Ended::Succeeded || !settings.no_inconsistent_snapshot
-}
-
-/// Whether the post script runs after a pre script that ended so. After one that was killed in the
-/// middle of its work it does in any case.
-pub fn is_post_run_after(settings: &Settings, pre: Ended) -> bool {
-    is_taken_after(settings, pre) || settings.force_post_snapshot_script || pre == Ended::TimedOut
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,29 +97,6 @@ mod tests {
             let found = environment(script, &targets.each_ref(), &snapshots);
             let found: Vec<_> = found.iter().map(|(key, value)| format!("{key}={value}")).collect();
             assert_eq!(found.join(" "), format!("SANOID_SCRIPT={name} {same}{more}"));
-        }
-    }
-
-    /// Columns: how the pre script ended, `no_inconsistent_snapshot`, `force_post_snapshot_script`,
-    /// whether the snapshot is taken, whether the post script runs.
-    #[test]
-    fn what_follows_from_the_pre_script() {
-        for (pre, only_consistent, force, taken, post) in [
-            (Ended::Succeeded, false, false, true, true),
-            (Ended::Succeeded, true, false, true, true),
-            (Ended::Failed, false, false, true, true),
-            (Ended::Failed, true, false, false, false),
-            (Ended::Failed, true, true, false, true),
-            (Ended::TimedOut, false, false, true, true),
-            (Ended::TimedOut, true, false, false, true),
-        ] {
-            let settings = Settings {
-                no_inconsistent_snapshot: only_consistent,
-                force_post_snapshot_script: force,
-                ..Settings::default()
-            };
-            let found = (is_taken_after(&settings, pre), is_post_run_after(&settings, pre));
-            assert_eq!(found, (taken, post), "{pre:?} {only_consistent} {force}");
         }
     }
 }
