@@ -455,7 +455,13 @@ mod tests {
             let snapshot = Snapshot { id: id.parse().unwrap(), ..manifest.volumes[0].clone() };
             let points = points.map(|it| it.iter().map(|&id| id.clone()).collect());
             [SnapshotFacts {
-                found: FoundSnapshot { snapshot, points, order: None, needed: Vec::new() },
+                found: FoundSnapshot {
+                    snapshot,
+                    points,
+                    order: None,
+                    created: None,
+                    needed: Vec::new(),
+                },
                 destroy: "rm it".into(),
             }]
         };

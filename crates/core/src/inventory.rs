@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
@@ -184,6 +185,8 @@ pub struct FoundSnapshot {
     pub points: Option<Vec<PointId>>,
     /// Where its storage numbers what happens (ZFS's `createtxg`): when it was taken, by that.
     pub order: Option<u64>,
+    /// When it was taken, by the clock of then, where the storage remembers.
+    pub created: Option<Timestamp>,
     /// What the storage knows that it is needed for.
     pub needed: Vec<Need>,
 }

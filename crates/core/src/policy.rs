@@ -3,6 +3,7 @@
 //! [`due`] says what is to be taken now, [`retention`] what has served. Both answer with reasons, and
 //! neither knows what a snapshot is.
 
+pub mod adoption;
 pub mod due;
 pub mod retention;
 pub mod status;

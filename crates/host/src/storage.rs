@@ -85,6 +85,7 @@ impl Storage for HostStorage {
                 snapshot,
                 points: None,
                 order: None,
+                created: None,
                 needed: Vec::new(),
             }));
         }

@@ -87,4 +87,5 @@ pub(super) struct RuleLayer {
     pub(super) consistency: Option<Demand>,
     pub(super) otherwise: Option<Spanned<Otherwise>>,
     pub(super) pause_limit: Option<ShortLimit>,
+    pub(super) adopt: bool,
 }

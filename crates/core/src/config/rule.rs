@@ -26,6 +26,8 @@ pub struct GuestRule {
     /// How long these guests should stand still at most, where that is not as [`Config::pause_limit`]
     /// has it.
     pub pause_limit: Option<Duration>,
+    /// Whether the policy prunes the snapshots, too, that sanoid took of these guests' volumes.
+    pub adopt: bool,
     /// Where the rule stands.
     pub place: Place,
 }
@@ -167,6 +169,7 @@ impl GuestRule {
             consistency: layer.consistency.map(|it| it.0),
             otherwise: layer.otherwise.map(Spanned::into_inner).unwrap_or_default(),
             pause_limit: layer.pause_limit.map(|it| it.0),
+            adopt: layer.adopt,
             place,
         })
     }

@@ -60,6 +60,7 @@ impl Storage for Fake {
                 snapshot: it.snapshot.clone(),
                 points: Some(it.points.clone()),
                 order: None,
+                created: None,
                 needed: Vec::new(),
             });
             Ok(found.collect())

@@ -69,11 +69,16 @@ impl PointFacts {
 
     /// For which periods it was taken.
     pub fn periods(&self) -> impl Iterator<Item = Period> {
-        self.names.iter().filter_map(Purpose::of).filter_map(|it| match it {
-            Purpose::Scheduled(period) => Some(period),
-            Purpose::Manual | Purpose::Safety => None,
-        })
+        periods(&self.names)
     }
+}
+
+/// For which periods a point of these names was taken.
+pub fn periods(names: &[PointName]) -> impl Iterator<Item = Period> {
+    names.iter().filter_map(Purpose::of).filter_map(|it| match it {
+        Purpose::Scheduled(period) => Some(period),
+        Purpose::Manual | Purpose::Safety => None,
+    })
 }
 
 /// The facts of those of these points whose manifests can be read.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use jiff::Timestamp;
 use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Need, Owner, Snapshot};
 use vitrify_core::name::{PointName, SnapshotId, Volume};
 use vitrify_core::ports::Answer;
@@ -79,7 +80,7 @@ fn identity(guid: &str) -> Answer<SnapshotId> {
 pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
     let (mut found, mut held) = (Vec::new(), Vec::new());
     for (volume, full, properties) in
-        read(volumes, &format!("guid,createtxg,userrefs,clones,{POINT}"))?
+        read(volumes, &format!("guid,createtxg,creation,userrefs,clones,{POINT}"))?
     {
         let name = full.split_once('@').and_then(|(_, name)| name.parse::<PointName>().ok());
         if let (Some(name), Some(guid)) = (name, properties.get("guid")) {
@@ -93,6 +94,9 @@ pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
                 snapshot,
                 points: Some(points(&properties)),
                 order: properties.get("createtxg").and_then(|it| it.parse().ok()),
+                created: properties
+                    .get("creation")
+                    .and_then(|it| Timestamp::from_second(it.parse().ok()?).ok()),
                 needed: needed.collect(),
             });
         }

@@ -215,6 +215,9 @@ fn details(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> Stri
     line("time zone", zone.map_or("the system's".to_owned(), |it| format!("{} ({})", it.0, it.1)));
     line("consistency", demand(rule));
     line("pause limit", format!("{} ms", pause_limit_ms(config, rule)));
+    if rule.adopt {
+        line("adopt", "sanoid's snapshots are pruned too".to_owned());
+    }
     text
 }
 
@@ -261,6 +264,7 @@ fn guest_json(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> V
         "rule": { "file": rule.place.file, "line": rule.place.line },
         "consistency": rule.consistency,
         "otherwise": rule.consistency.map(|_| rule.otherwise.as_str()),
+        "adopt": rule.adopt,
         "pause_limit_ms": u64::try_from(pause_limit_ms(config, rule)).unwrap_or(u64::MAX),
     })
 }

@@ -1,16 +1,22 @@
 //! `vitrify prune`: what policies do not keep any longer.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::{Value, json};
 use vitrify_core::config::GuestRule;
+use vitrify_core::engine::volumes_of;
 use vitrify_core::inventory::Guest;
-use vitrify_core::name::PointId;
-use vitrify_core::policy::retention::{Kept, Retention, Served, facts, retention};
+use vitrify_core::name::{PointId, SnapshotId, Volume};
+use vitrify_core::policy::Period;
+use vitrify_core::policy::adoption::adopted;
+use vitrify_core::policy::retention::{Kept, Retention, Served, facts, periods, retention};
 use vitrify_core::ports::{Answer, FoundPoint};
+use vitrify_host::rival;
 
 use crate::args::PruneArgs;
 use crate::command::confirm::confirm_drastic;
 use crate::command::removal::{self, Wanted, remove, snapshots_of};
-use crate::command::run::look;
+use crate::command::run::{Guests, look};
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
 use crate::output;
@@ -21,11 +27,11 @@ pub(crate) fn run(context: &Context, args: &PruneArgs) -> Answer<Status> {
     let _tick = context.lock_tick()?;
     let guests = look(context, &host)?;
     let mut pruning = Pruning::new(context, &host, args.dry_run)?;
-    for (guest, rule) in &guests.covered {
-        if args.guests.is_empty() || args.guests.contains(&guest.name) {
-            pruning.prune(guest, rule);
-        }
+    let is_meant = |guest: &Guest| args.guests.is_empty() || args.guests.contains(&guest.name);
+    for (guest, rule) in guests.covered.iter().filter(|it| is_meant(&it.0)) {
+        pruning.prune(guest, rule);
     }
+    pruning.prune_adopted(&guests, is_meant);
     if context.json {
         output::json(&json!({ "version": 1, "pruned": pruning.pruned }));
     }
@@ -66,15 +72,14 @@ impl<'a> Pruning<'a> {
         if wanted.points.is_empty() && wanted.images.is_empty() {
             return Ok(());
         }
+        if decided.is_drastic() {
+            let (doomed, all) = (wanted.points.len(), facts.len());
+            let loss = format!("{doomed} of {all} points of guest '{}' would go", guest.name);
+            self.confirm(guest, &loss)?;
+        }
         let left = match self.dry_run {
             true => Vec::new(),
             false => {
-                if decided.is_drastic() {
-                    let (doomed, all) = (wanted.points.len(), facts.len());
-                    let loss =
-                        format!("{doomed} of {all} points of guest '{}' would go", guest.name);
-                    confirm_drastic(self.context, &guest.name, &loss)?;
-                }
                 let whose = removal::Guest { name: &guest.name, uuid: &guest.uuid };
                 for failure in remove(self.context, self.host, whose, &wanted)?.failures {
                     self.status = self.status.and(output::problem(&failure.into()));
@@ -84,6 +89,115 @@ impl<'a> Pruning<'a> {
         };
         self.tell(guest, &decided, &left);
         Ok(())
+    }
+
+    /// Prunes what sanoid took of the volumes of those guests that are `meant` and whose rules adopt it.
+    pub(crate) fn prune_adopted(&mut self, guests: &Guests<'_>, is_meant: impl Fn(&Guest) -> bool) {
+        if let Err(problem) = self.try_prune_adopted(guests, is_meant) {
+            self.status = self.status.and(output::problem(&problem));
+        }
+    }
+
+    fn try_prune_adopted(
+        &mut self,
+        guests: &Guests<'_>,
+        is_meant: impl Fn(&Guest) -> bool,
+    ) -> Answer<()> {
+        if !guests.covered.iter().any(|(guest, rule)| rule.adopt && is_meant(guest)) {
+            return Ok(());
+        }
+        let covered = guests.covered.iter().map(|(guest, rule)| (guest, Some(*rule)));
+        let all: Vec<_> = covered.chain(guests.bare.iter().map(|guest| (guest, None))).collect();
+        let of_each = volumes_of(
+            &self.host.world(),
+            &all.iter().map(|(guest, _)| (*guest).clone()).collect::<Vec<_>>(),
+        )?;
+        let mut by_volume: BTreeMap<Volume, Vec<(&Guest, Option<&GuestRule>)>> = BTreeMap::new();
+        for (volumes, whose) in of_each.into_iter().zip(all) {
+            volumes.into_iter().for_each(|it| by_volume.entry(it).or_default().push(whose));
+        }
+        let adopts = |it: &(&Guest, Option<&GuestRule>)| it.1.is_some_and(|rule| rule.adopt);
+        by_volume.retain(|_, there| there.iter().any(|it| adopts(it) && is_meant(it.0)));
+        by_volume.retain(|volume, there| {
+            match there.iter().find(|it| !adopts(it) || !is_meant(it.0)) {
+                Some((guest, _)) => {
+                    note(&format!(
+                        "{volume}: sanoid's snapshots stay: they are those of '{}', too",
+                        guest.name
+                    ));
+                    false
+                }
+                None => true,
+            }
+        });
+        let volumes: Vec<_> = by_volume.keys().cloned().collect();
+        if let Some(rival) = rival::sanoid(&volumes)? {
+            for volume in rival.volumes {
+                by_volume.remove(&volume);
+                note(&format!(
+                    "warning: {volume}: sanoid's snapshots stay: {} is active and takes care of them",
+                    rival.starter
+                ));
+            }
+        }
+        for (volume, there) in by_volume {
+            let rules: Vec<_> = there.iter().filter_map(|it| it.1).collect();
+            self.prune_sanoids(&volume, there[0].0, &rules)?;
+        }
+        Ok(())
+    }
+
+    /// Prunes what sanoid took of one volume, of `guest` and others.
+    fn prune_sanoids(
+        &mut self,
+        volume: &Volume,
+        guest: &Guest,
+        rules: &[&GuestRule],
+    ) -> Answer<()> {
+        let _lock = self.context.lock(&[], std::slice::from_ref(volume))?;
+        let storage = self.host.world().storage;
+        let snapshots = storage.snapshots(std::slice::from_ref(volume))?;
+        let policies: Vec<_> = rules.iter().map(|it| &it.policy.policy).collect();
+        let taken = periods_of(&self.points);
+        let judged = adopted(&policies, &snapshots, &taken, self.host.world().clock.now());
+        let said = judged.iter().map(|(it, verdict)| (it.snapshot.name.as_str(), verdict));
+        said.for_each(|(name, verdict)| explain_one(self.context, volume.as_str(), name, verdict));
+        let doomed =
+            judged.iter().filter_map(|(it, verdict)| Some((&it.snapshot, verdict.as_ref().err()?)));
+        let doomed: Vec<_> = doomed.collect();
+        if doomed.len() * 2 > judged.len() {
+            let (count, all) = (doomed.len(), judged.len());
+            self.confirm(
+                guest,
+                &format!("{count} of sanoid's {all} snapshots of {volume} would go"),
+            )?;
+        }
+        let mut left = Vec::new();
+        if !self.dry_run && !doomed.is_empty() {
+            let destroyed =
+                storage.destroy(&doomed.iter().map(|it| it.0.clone()).collect::<Vec<_>>());
+            if let Err(problem) = destroyed {
+                self.status = self.status.and(output::problem(&problem));
+            }
+            left = storage.snapshots(std::slice::from_ref(volume))?;
+        }
+        for (snapshot, served) in doomed {
+            if !left.iter().any(|it| it.snapshot == *snapshot) {
+                self.add(&format!("{volume}@{}", snapshot.name), served);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with more than half gone only if somebody wants that; a rehearsal says that it would ask.
+    fn confirm(&self, guest: &Guest, loss: &str) -> Answer<()> {
+        match self.dry_run {
+            true => {
+                note(&format!("warning: {loss}, more than half: that needs --yes"));
+                Ok(())
+            }
+            false => confirm_drastic(self.context, &guest.name, loss),
+        }
     }
 
     /// What has served and is not among the points that are left.
@@ -127,19 +241,32 @@ fn wanted(decided: &Retention) -> Wanted {
     Wanted { points: decided.doomed().into_iter().cloned().collect(), images: images.collect() }
 }
 
+/// For which periods each snapshot of a point was taken.
+fn periods_of(points: &[FoundPoint]) -> BTreeMap<&SnapshotId, BTreeSet<Period>> {
+    let mut found: BTreeMap<&SnapshotId, BTreeSet<Period>> = BTreeMap::new();
+    for manifest in points.iter().filter_map(|it| it.manifest.as_ref().ok()) {
+        let periods: Vec<_> = periods(&manifest.names).collect();
+        for snapshot in &manifest.volumes {
+            found.entry(&snapshot.id).or_default().extend(&periods);
+        }
+    }
+    found
+}
+
 /// Every decision and its reason, for who asks for it.
 fn explain(context: &Context, guest: &Guest, decided: &Retention) {
-    if !context.is_verbose() {
-        return;
-    }
-    let say = |what: &str, verdict: &Result<Kept, Served>| {
-        note(&match verdict {
-            Ok(kept) => format!("{}: keeps {what}: {kept}", guest.name),
-            Err(served) => format!("{}: does not keep {what}: {served}", guest.name),
-        });
-    };
+    let say = |what: &str, verdict: &_| explain_one(context, guest.name.as_str(), what, verdict);
     decided.names.iter().for_each(|(_, name, verdict)| say(name.as_str(), verdict));
     for (id, verdict) in &decided.images {
         say(&format!("the memory image of {id}"), verdict);
+    }
+}
+
+fn explain_one(context: &Context, of: &str, what: &str, verdict: &Result<Kept, Served>) {
+    if context.is_verbose() {
+        note(&match verdict {
+            Ok(kept) => format!("{of}: keeps {what}: {kept}"),
+            Err(served) => format!("{of}: does not keep {what}: {served}"),
+        });
     }
 }

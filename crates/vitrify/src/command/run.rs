@@ -49,7 +49,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
             note(&format!("the clock was set by {jump:#}; nothing is pruned this time"));
             Vec::new()
         }
-        None => tick.prune(guests.covered.iter().filter(|it| !failed.contains(&it.0.name))),
+        None => tick.prune(&guests, &failed),
     };
     if context.json {
         output::json(&json!({
@@ -67,7 +67,7 @@ pub(crate) struct Guests<'a> {
     /// Those that a rule covers.
     pub(crate) covered: Vec<(Guest, &'a GuestRule)>,
     /// The others.
-    pub(crate) bare: Vec<GuestName>,
+    pub(crate) bare: Vec<Guest>,
     /// What follows from rules that contradict each other.
     pub(crate) status: Status,
 }
@@ -86,10 +86,10 @@ pub(crate) fn look<'a>(context: &'a Context, host: &Host<'_>) -> Answer<Guests<'
     for guest in all {
         match context.config.rule_for(&guest.name) {
             Ok(Some(rule)) => found.covered.push((guest, rule)),
-            Ok(None) => found.bare.push(guest.name),
+            Ok(None) => found.bare.push(guest),
             Err(two) => {
                 found.status = found.status.and(output::problem(&two.into()));
-                found.bare.push(guest.name);
+                found.bare.push(guest);
             }
         }
     }
@@ -167,11 +167,8 @@ impl Tick<'_> {
         Ok((values, failed))
     }
 
-    /// Removes what the policies of these guests keep no longer; what went.
-    fn prune<'g>(
-        &mut self,
-        guests: impl Iterator<Item = &'g (Guest, &'g GuestRule)>,
-    ) -> Vec<Value> {
+    /// Removes what the policies keep no longer, of no guest that failed; what went.
+    fn prune(&mut self, guests: &Guests<'_>, failed: &[GuestName]) -> Vec<Value> {
         let mut pruning = match Pruning::new(self.context, self.host, self.dry_run) {
             Ok(pruning) => pruning,
             Err(problem) => {
@@ -179,9 +176,14 @@ impl Tick<'_> {
                 return Vec::new();
             }
         };
-        for (guest, rule) in guests.take_while(|_| !self.context.is_cancelled()) {
+        let has_failed = |guest: &Guest| failed.contains(&guest.name);
+        for (guest, rule) in guests.covered.iter().filter(|it| !has_failed(&it.0)) {
+            if self.context.is_cancelled() {
+                break;
+            }
             pruning.prune(guest, rule);
         }
+        pruning.prune_adopted(guests, |guest| !has_failed(guest));
         self.status = self.status.and(pruning.status);
         pruning.pruned
     }

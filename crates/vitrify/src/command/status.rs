@@ -55,7 +55,8 @@ fn judge_all(context: &Context) -> Answer<Judged> {
         let standing = standing(&rule.policy.policy, &facts, &now);
         Seen { newest: newest(&points, &guest), standing, guest }
     });
-    Ok((seen.collect(), guests.bare, guests.status))
+    let bare = guests.bare.into_iter().map(|it| it.name);
+    Ok((seen.collect(), bare.collect(), guests.status))
 }
 
 /// A guest's newest point.
