@@ -149,6 +149,14 @@ fn agent_packages() -> Result<Vec<PathBuf>, ImageError> {
     if packages.is_empty() { Err(ImageError::NoAgent(folder)) } else { Ok(packages) }
 }
 
+/// The package files that xtask fetched into a folder of the cache, sorted.
+///
+/// # Errors
+/// [`ImageError::NoCache`].
+pub fn packages_in_cache(folder: &str) -> Result<Vec<PathBuf>, ImageError> {
+    Ok(packages_in(&cache()?.join(folder)))
+}
+
 /// The package files of a folder, sorted.
 fn packages_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();

@@ -13,6 +13,7 @@ mod libvirt;
 mod packages;
 mod payload;
 mod process;
+mod sanoid;
 mod steps;
 mod stock;
 
@@ -27,6 +28,7 @@ cargo xtask test [STEP…]        set up, then every check and test, the lab's i
                                 these: setup, format, clippy, deny, doc, unit, lab, stock, zfs
 cargo xtask bench pause [ARG…]  set up, build, and measure how long captures pause a guest
 cargo xtask bench memory [ARG…] the same for what memory images cost
+cargo xtask bench tick [ARG…]   the same for a tick with nothing to do, beside Debian's sanoid
 cargo xtask chaos [ARG…]        set up, build, and play rounds of chaos: random guests, operations
                                 and trouble, one repair, then all must be well; --help tells more
 cargo xtask stock -- CMD…       run CMD beside the release's own libvirt and QEMU, in a chroot with
@@ -56,6 +58,10 @@ fn task(words: &[&str]) -> Result<ExitCode, Failure> {
         ["demo"] => steps::program("demo", &[]),
         ["bench", "pause", rest @ ..] => steps::program("bench-pause", rest),
         ["bench", "memory", rest @ ..] => steps::program("bench-memory", rest),
+        ["bench", "tick", rest @ ..] => {
+            sanoid::ensure(&mut None)?;
+            steps::program("bench-tick", rest)
+        }
         ["chaos", rest @ ..] if rest.windows(2).any(|pair| pair == ["--on", "zfs"]) => {
             lab::chaos(rest)
         }
