@@ -194,7 +194,7 @@ pub struct FoundSnapshot {
 /// Why a point, or a snapshot, must not be destroyed, whatever a policy says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
-    /// It is held, under this tag.
+    /// It is held, under this tag; an empty one was not asked for.
     Held(String),
     /// A clone of it exists.
     Cloned(String),
@@ -207,6 +207,7 @@ pub enum Need {
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Held(tag) if tag.is_empty() => f.write_str("it is held"),
             Self::Held(tag) => write!(f, "it is held ({tag})"),
             Self::Cloned(clone) => write!(f, "{clone} is a clone of it"),
             Self::InFlight => f.write_str("an operation in flight uses it"),

@@ -8,7 +8,9 @@ pub mod decide;
 pub mod ini;
 mod keys;
 pub mod monitor;
+pub mod plan;
 pub mod settings;
+pub mod transfer;
 
 use std::fmt;
 

@@ -8,7 +8,8 @@ use jiff::civil::DateTime;
 use jiff::{Timestamp, ZonedDateTime};
 
 use super::settings::Settings;
-use crate::name::{BadName, PointName};
+use crate::inventory::Need;
+use crate::name::{BadName, PointName, SnapshotId};
 use crate::point::TIME;
 use crate::policy::Period;
 use crate::policy::due::{Due, due};
@@ -19,10 +20,14 @@ use crate::policy::retention::{Kept, Served, verdict};
 pub struct Snapshot {
     /// What stands behind the `@`.
     pub name: PointName,
+    /// Its guid.
+    pub id: SnapshotId,
     /// When it was taken, by the clock of then.
     pub time: Timestamp,
     /// ZFS's number for when it was taken, or received.
     pub createtxg: u64,
+    /// Why it cannot be destroyed.
+    pub needed: Option<Need>,
 }
 
 /// What a snapshot is to be taken for.
@@ -109,7 +114,7 @@ pub type Verdict<'a> = (&'a Snapshot, Result<Kept, Served>);
 
 /// What becomes of each snapshot of a dataset, the oldest first, where `used` percent of the pool are
 /// used. One has served when it is older than as many periods as are kept, and as many newer ones of
-/// its period exist. What is dated later than now neither goes nor counts.
+/// its period exist. What is needed does not go, what is dated later than now neither goes nor counts.
 pub fn prune<'a>(
     settings: &Settings,
     snapshots: &'a [Snapshot],
@@ -136,7 +141,7 @@ pub fn prune<'a>(
         let age = now.duration_since(snapshot.time);
         let judged = verdict(&settings.policy, period, count, *newer, age);
         *newer += 1;
-        judged
+        judged.or_else(|served| snapshot.needed.clone().map(Kept::Needed).ok_or(served))
     };
     let mut judged: Vec<_> = newest_first.into_iter().map(|it| (it, judge(it))).collect();
     judged.reverse();
@@ -160,7 +165,8 @@ mod tests {
     }
 
     fn snapshot(name: &str, time: Timestamp, createtxg: u64) -> Snapshot {
-        Snapshot { name: name.parse().unwrap(), time, createtxg }
+        let id = createtxg.to_string().parse().unwrap();
+        Snapshot { name: name.parse().unwrap(), id, time, createtxg, needed: None }
     }
 
     #[test]
@@ -327,6 +333,34 @@ mod tests {
             };
             assert_eq!((found.name.as_str(), said.as_str()), (*name, *wanted));
         }
+    }
+
+    #[test]
+    fn what_is_needed_stays_and_counts() {
+        let now = at("2026-11-27T12:00:00Z");
+        let taken = |hours: u64| {
+            let time = now - SignedDuration::from_hours(hours.try_into().unwrap());
+            let name = format!("autosnap_{}_hourly", time.strftime(TIME));
+            snapshot(&name, time, 100 - hours)
+        };
+        let mut snapshots = [2, 3, 4].map(taken);
+        snapshots[1].needed = Some(Need::Held(String::new()));
+        let judged = prune(&settings("hourly = 1"), &snapshots, None, now).unwrap();
+        let said: Vec<_> = judged
+            .into_iter()
+            .map(|(_, verdict)| match verdict {
+                Ok(kept) => kept.to_string(),
+                Err(served) => served.to_string(),
+            })
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "1 newer hourly exist, and it is older than 1 periods",
+                "it is held",
+                "it is one of the 1 newest hourly",
+            ]
+        );
     }
 
     #[test]

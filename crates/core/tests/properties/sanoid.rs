@@ -85,8 +85,10 @@ impl Dataset {
         let createtxg = self.runs;
         self.snapshots.extend(due.into_iter().map(|it| Snapshot {
             name: it.name,
+            id: "1".parse().unwrap(),
             time: now,
             createtxg,
+            needed: None,
         }));
         if let Ok(judged) = prune(&self.settings, &self.snapshots, None, now) {
             let kept = judged.into_iter().filter(|it| it.1.is_ok());
