@@ -18,7 +18,7 @@ use vitrify_core::problem::{Problem, ProblemKind};
 
 /// How long a program may run where nobody says otherwise.
 const DEFAULT_LIMIT: Duration = Duration::from_secs(60);
-/// How many bytes of standard output, and of standard error, are kept.
+/// How many bytes of standard output, and of standard error, are kept where nobody says otherwise.
 const OUTPUT_BOUND: u64 = 16 << 20;
 /// How long a killed program and its pipes may take to go away.
 const GRACE: Duration = Duration::from_secs(5);
@@ -63,9 +63,10 @@ pub struct Command {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     limit: Option<Duration>,
+    output_bound: u64,
 }
 
-/// What a program that succeeded wrote to its standard output, at most 16 MiB of it.
+/// What a program that succeeded wrote to its standard output: all of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// The bytes.
@@ -104,6 +105,7 @@ impl Command {
             args: Vec::new(),
             env: vec![("LC_ALL".into(), "C".into())],
             limit: Some(DEFAULT_LIMIT),
+            output_bound: OUTPUT_BOUND,
         }
     }
 
@@ -125,6 +127,13 @@ impl Command {
     #[must_use]
     pub fn limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.limit = limit.into();
+        self
+    }
+
+    /// How many bytes it may write to its standard output, 16 MiB unless set.
+    #[must_use]
+    pub(crate) fn output_bound(mut self, bytes: u64) -> Self {
+        self.output_bound = bytes;
         self
     }
 
@@ -154,8 +163,9 @@ impl Command {
             let message = format!("'{self}' did not end within {limit} s");
             return Err(Problem::new(ProblemKind::TimedOut, message));
         };
-        if status.success() && stdout.len() as u64 > OUTPUT_BOUND {
-            return Err(Problem::failed(format!("'{self}' wrote more than 16 MiB")));
+        if status.success() && stdout.len() as u64 > self.output_bound {
+            let bound = self.output_bound >> 20;
+            return Err(Problem::failed(format!("'{self}' wrote more than {bound} MiB")));
         }
         Ok((status, Output { stdout }, err))
     }
@@ -164,8 +174,8 @@ impl Command {
     pub(crate) fn finish(&self) -> Answer<(Option<ExitStatus>, Vec<u8>, Vec<u8>)> {
         let deadline = self.limit.map(|limit| Instant::now() + limit);
         let mut child = self.spawn()?;
-        let stdout = child.stdout.take().map(collect);
-        let stderr = child.stderr.take().map(collect);
+        let stdout = child.stdout.take().map(|pipe| collect(pipe, self.output_bound));
+        let stderr = child.stderr.take().map(|pipe| collect(pipe, OUTPUT_BOUND));
         let status = self.wait(child, deadline)?;
         Ok((status, received(stdout), received(stderr)))
     }
@@ -252,12 +262,12 @@ impl fmt::Display for Command {
 
 /// Reads a pipe to its end in a thread; keeps one byte more than the bound, to tell that there was
 /// more, and drops the rest.
-fn collect(mut pipe: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+fn collect(mut pipe: impl Read + Send + 'static, bound: u64) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut kept = Vec::new();
         // A pipe that breaks is a pipe that ends.
-        pipe.by_ref().take(OUTPUT_BOUND + 1).read_to_end(&mut kept).ok();
+        pipe.by_ref().take(bound + 1).read_to_end(&mut kept).ok();
         io::copy(&mut pipe, &mut io::sink()).ok();
         sender.send(kept).ok();
     });
@@ -317,5 +327,7 @@ mod tests {
         assert!(output.text().ends_with("200000\n"));
         let endless = Command::new("head").args(["-c", "20M", "/dev/zero"]).run().unwrap_err();
         assert!(endless.message.contains("more than 16 MiB"), "{endless}");
+        let command = Command::new("head").args(["-c", "20M", "/dev/zero"]).output_bound(20 << 20);
+        assert_eq!(command.run().unwrap().stdout.len(), 20 << 20);
     }
 }

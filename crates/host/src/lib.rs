@@ -23,4 +23,4 @@ pub mod storage;
 pub mod tick;
 pub mod userfault;
 pub mod witness;
-mod zfs;
+pub mod zfs;

@@ -8,6 +8,7 @@ mod datasets;
 mod files;
 mod homes;
 mod properties;
+pub mod sanoid;
 mod scratch;
 mod snapshots;
 pub(crate) mod zvol;
@@ -35,6 +36,8 @@ pub(crate) const MAGIC: u32 = 0x2fc1_2fc1;
 const SLOW: Duration = Duration::from_secs(300);
 /// Where the module shows each imported pool.
 const POOLS: &str = "/proc/spl/kstat/zfs";
+/// The state of a pool whose devices do not answer: who asks it for anything waits.
+const SUSPENDED: &str = "SUSPENDED";
 
 fn zfs(verb: &str) -> Command {
     Command::new("zfs").arg(verb).limit(SLOW)
@@ -116,9 +119,14 @@ pub(crate) fn pool_of(dataset: &str) -> &str {
 
 /// Whether any pool is imported.
 pub(crate) fn has_pools() -> bool {
-    fs::read_dir(POOLS).is_ok_and(|mut entries| {
-        entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
-    })
+    !imported().is_empty()
+}
+
+/// The names of the imported pools, as the module shows them.
+fn imported() -> Vec<String> {
+    let entries = fs::read_dir(POOLS).into_iter().flatten().flatten();
+    let pools = entries.filter(|entry| entry.path().is_dir());
+    pools.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// A pool's state: `ONLINE`, `DEGRADED`, `SUSPENDED`; `None` where it is not imported. Asks the
@@ -133,16 +141,20 @@ fn pool_state(pool: &str) -> Option<String> {
 pub(crate) fn check_pool(dataset: &str) -> Answer<()> {
     let pool = pool_of(dataset);
     match pool_state(pool).as_deref() {
-        None => Err(Problem::lacking(format!("the pool {pool} is not imported"))
-            .hint(format!("'zpool import {pool}'"))),
-        Some("SUSPENDED") => {
-            let message = format!("the pool {pool} is suspended: its devices do not answer");
-            Err(Problem::lacking(message).hint(format!(
-                "'zpool status {pool}' says why; then 'zpool clear {pool}' lets it go on"
-            )))
-        }
+        None => Err(not_imported(pool)),
+        Some(SUSPENDED) => Err(suspended(pool)),
         Some(_) => Ok(()),
     }
+}
+
+fn not_imported(pool: &str) -> Problem {
+    Problem::lacking(format!("the pool {pool} is not imported"))
+        .hint(format!("'zpool import {pool}'"))
+}
+
+fn suspended(pool: &str) -> Problem {
+    Problem::lacking(format!("the pool {pool} is suspended: its devices do not answer"))
+        .hint(format!("'zpool status {pool}' says why; then 'zpool clear {pool}' lets it go on"))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Takes, lists and destroys snapshots.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Need, Owner, Snapshot};
@@ -193,48 +193,59 @@ pub(super) fn check_identity(
     }
 }
 
-/// Destroys snapshots, looked up by name and identity. Those of one dataset go together, and one by
-/// one where that fails, so that one which cannot be destroyed does not keep the others.
+/// Destroys snapshots, looked up by name and identity; the first problem.
 pub(crate) fn destroy(snapshots: &[Snapshot]) -> Answer<()> {
-    let mut first = Ok(());
-    let mut keep = |result: Answer<()>| {
-        if first.is_ok() {
-            first = result;
-        }
-    };
-    let mut names = Vec::new();
+    let (mut checked, mut within_reach) = (Ok(()), Vec::new());
     for snapshot in snapshots {
         match check_pool(dataset(&snapshot.volume)?) {
-            Ok(()) => names.push((full_name(&snapshot.volume, &snapshot.name)?, snapshot)),
-            Err(problem) => keep(Err(problem)),
+            Ok(()) => within_reach.push(snapshot.clone()),
+            Err(problem) => checked = checked.and(Err(problem)),
         }
     }
-    let asked: Vec<_> = names.iter().map(|(full, _)| full.clone()).collect();
+    checked.and(destroy_each(&within_reach, &|| false)?.into_iter().collect())
+}
+
+/// The same with an answer for each, in pools that answer. Those of one dataset go together, and one
+/// by one where that fails, so that one which cannot be destroyed does not keep the others. One that
+/// is gone already is no problem. Between datasets it stops where `is_over` says so: the rest is
+/// `Dying`.
+pub(super) fn destroy_each(
+    snapshots: &[Snapshot],
+    is_over: &dyn Fn() -> bool,
+) -> Answer<Vec<Answer<()>>> {
+    let mut results: Vec<Answer<()>> = snapshots.iter().map(|_| Ok(())).collect();
+    let full = |it: &Snapshot| full_name(&it.volume, &it.name);
+    let asked: Vec<_> = snapshots.iter().map(full).collect::<Answer<_>>()?;
     let known = properties::of(&asked, "guid")?;
-    let mut by_dataset: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (full, snapshot) in &names {
+    let mut by_dataset: BTreeMap<&str, Vec<(usize, &str)>> = BTreeMap::new();
+    for (place, (full, snapshot)) in asked.iter().zip(snapshots).enumerate() {
         match check_identity(known.get(full), full, snapshot) {
-            Err(problem) if problem.kind == ProblemKind::NotFound => continue,
-            Err(problem) => {
-                keep(Err(problem));
-                continue;
-            }
-            Ok(()) => {}
-        }
-        let (holder, name) = (snapshot.volume.as_str(), snapshot.name.as_str());
-        match by_dataset.iter_mut().find(|(other, _)| *other == holder) {
-            Some((_, names)) => names.push(name),
-            None => by_dataset.push((holder, vec![name])),
-        }
-    }
-    for (holder, names) in by_dataset {
-        for names in names.chunks(TOGETHER) {
-            if names.len() == 1 || destroy_named(holder, names).is_err() {
-                names.iter().for_each(|name| keep(destroy_named(holder, &[name])));
+            Err(problem) if problem.kind == ProblemKind::NotFound => {}
+            Err(problem) => results[place] = Err(problem),
+            Ok(()) => {
+                let its = by_dataset.entry(snapshot.volume.as_str()).or_default();
+                its.push((place, snapshot.name.as_str()));
             }
         }
     }
-    first
+    for (holder, its) in by_dataset {
+        if is_over() {
+            for (place, name) in its {
+                let message = format!("{holder}@{name} was not destroyed: we were told to end");
+                results[place] = Err(Problem::new(ProblemKind::Dying, message));
+            }
+            continue;
+        }
+        for its in its.chunks(TOGETHER) {
+            let names: Vec<_> = its.iter().map(|it| it.1).collect();
+            if names.len() == 1 || destroy_named(holder, &names).is_err() {
+                its.iter().for_each(|(place, name)| {
+                    results[*place] = destroy_named(holder, &[name]);
+                });
+            }
+        }
+    }
+    Ok(results)
 }
 
 /// Destroys snapshots of one dataset: never anything below it, never its clones, never later.
