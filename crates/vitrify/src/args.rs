@@ -1,6 +1,7 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use vitrify_core::capture::{Consistency, Engine};
@@ -29,6 +30,16 @@ pub(crate) struct Args {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The arguments as they are read: a program that is called 'sanoid' is 'vitrify sanoid'.
+pub(crate) fn command_line(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut given: Vec<_> = given.into_iter().collect();
+    let is_sanoid = |it: &OsString| Path::new(it).file_name().is_some_and(|it| it == "sanoid");
+    if given.first().is_some_and(is_sanoid) {
+        given.splice(..1, ["vitrify".into(), "sanoid".into()]);
+    }
+    given
 }
 
 /// What every command takes.
@@ -82,6 +93,7 @@ pub(crate) enum Command {
     /// Let a restore point go that 'hold' keeps.
     Release(HoldArgs),
     Config(ConfigArgs),
+    Sanoid(SanoidArgs),
     /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
     #[command(hide = true)]
     Guard,
@@ -428,4 +440,100 @@ pub(crate) enum ConfigCommand {
 pub(crate) struct ConfigShowArgs {
     /// Only this guest, with all that holds for it. libvirt is not asked, so it need not exist.
     pub(crate) guest: Option<GuestName>,
+}
+
+/// Do what sanoid does, by its configuration and with its options: take and prune snapshots of ZFS
+/// datasets, and monitor them.
+///
+/// Also what this program does when it is called 'sanoid'. It reads DIR/sanoid.conf as it is (the
+/// defaults of sanoid.defaults.conf are built in), knows nothing of guests and speaks to no libvirt. It
+/// takes and prunes snapshots called autosnap_..., so histories go on. Pruned is by name and guid, never
+/// what is held or cloned. Nothing of a section is pruned whose dataset does not exist, and nothing at
+/// all by a configuration with an error.
+///
+/// Scripts run with sanoid's variables. One that exceeds script_timeout is killed with all that it
+/// started; the post script runs all the same, and VITRIFY_SNAPSHOT_TAKEN tells it whether there is a
+/// snapshot. What scripts say goes to stderr. After Ctrl-C or SIGTERM nothing more is begun, and the post
+/// script that is owed still runs.
+///
+/// Says nothing unless something fails. -v says each decision and its reason. Exit status 1 if a
+/// section has no dataset, a pool does not answer, or a script, a snapshot or a removal failed; 2 for a
+/// wrong configuration; 75 while another one does the same. Those of the monitors are Nagios' own.
+/// Of the options for every command, only -v and -q have a meaning here.
+#[derive(Debug, ClapArgs)]
+#[command(version, arg_required_else_help = true)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("action").required(true).multiple(true))]
+#[command(group = clap::ArgGroup::new("monitor").conflicts_with("work"))]
+#[command(group = clap::ArgGroup::new("work").multiple(true))]
+pub(crate) struct SanoidArgs {
+    /// Where sanoid.conf lies.
+    #[arg(long, value_name = "DIR", default_value = "/etc/sanoid")]
+    pub(crate) configdir: PathBuf,
+    /// Where the locks lie.
+    #[arg(long, value_name = "DIR", default_value = "/var/run/sanoid")]
+    pub(crate) run_dir: PathBuf,
+    /// --take-snapshots and --prune-snapshots.
+    #[arg(long, groups = ["action", "work"])]
+    pub(crate) cron: bool,
+    /// Take what is due.
+    #[arg(long, groups = ["action", "work"])]
+    pub(crate) take_snapshots: bool,
+    /// Destroy what has served.
+    #[arg(long, groups = ["action", "work"])]
+    pub(crate) prune_snapshots: bool,
+    /// Say in one line for Nagios whether the snapshots are young enough.
+    #[arg(long, groups = ["action", "monitor"])]
+    pub(crate) monitor_snapshots: bool,
+    /// Say in one line for Nagios whether every pool is ONLINE.
+    #[arg(long, groups = ["action", "monitor"])]
+    pub(crate) monitor_health: bool,
+    /// Say in one line for Nagios whether the pools have room.
+    #[arg(long, groups = ["action", "monitor"])]
+    pub(crate) monitor_capacity: bool,
+    /// Prune also where a 'zfs send' or 'zfs receive' of the dataset runs.
+    #[arg(long)]
+    pub(crate) force_prune: bool,
+    /// Only say what would be done: no script, no snapshot, no removal, no lock.
+    #[arg(long)]
+    pub(crate) readonly: bool,
+    /// The same as --verbose.
+    #[arg(long, conflicts_with = "quiet")]
+    pub(crate) debug: bool,
+    /// Without effect: nothing is cached, the pools are asked each time.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Without effect, as --cache-dir.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) cache_ttl: Option<u64>,
+    /// Without effect, as --cache-dir.
+    #[arg(long)]
+    pub(crate) force_update: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_that_is_called_sanoid() {
+        for (given, wanted) in [
+            ("/usr/sbin/sanoid --cron", "vitrify sanoid --cron"),
+            ("sanoid", "vitrify sanoid"),
+            ("/usr/bin/vitrify sanoid --cron", "/usr/bin/vitrify sanoid --cron"),
+            ("./sanoid-old list", "./sanoid-old list"),
+            ("", ""),
+        ] {
+            let words =
+                |text: &str| text.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+            assert_eq!(command_line(words(given)), words(wanted));
+        }
+    }
 }

@@ -13,6 +13,7 @@ pub(crate) mod removal;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod run;
+pub(crate) mod sanoid;
 pub(crate) mod self_test;
 pub(crate) mod show;
 pub(crate) mod snapshot;

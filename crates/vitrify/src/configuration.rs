@@ -64,7 +64,8 @@ pub(crate) fn read(wanted: Option<&Path>) -> Answer<Vec<(String, String)>> {
     Ok(texts)
 }
 
-fn unreadable(file: &Path, error: std::io::Error) -> Problem {
+/// A file that cannot be read is a wrong configuration.
+pub(crate) fn unreadable(file: &Path, error: std::io::Error) -> Problem {
     let mut problem =
         Problem::io(format!("cannot read the configuration {}", file.display()), error);
     problem.kind = ProblemKind::NotFound;

@@ -17,12 +17,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use vitrify_core::ports::Answer;
 
-use crate::args::{Args, Command};
+use crate::args::{Args, Command, command_line};
 use crate::context::Context;
 use crate::exit::Status;
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args = match Args::try_parse_from(command_line(std::env::args_os())) {
         Ok(args) => args,
         Err(error) => {
             // Help and version are results, not errors.
@@ -41,6 +41,8 @@ fn main() -> ExitCode {
     let result = match &args.command {
         // A configuration that is wrong keeps the others from being begun.
         Command::Config(command) => command::config::run(&args.global, &command.command),
+        // sanoid's work needs neither our configuration nor libvirt.
+        Command::Sanoid(command) => command::sanoid::run(&args.global, command),
         other => Context::new(&args.global).and_then(|context| run(&context, other)),
     };
     match result {
@@ -66,6 +68,6 @@ fn run(context: &Context, command: &Command) -> Answer<Status> {
         Command::Delete(args) => command::delete::run(context, args),
         Command::Hold(args) => command::hold::run(context, args, true),
         Command::Release(args) => command::hold::run(context, args, false),
-        Command::Config(_) | Command::Guard => Ok(exit::DONE),
+        Command::Config(_) | Command::Sanoid(_) | Command::Guard => Ok(exit::DONE),
     }
 }
