@@ -65,7 +65,12 @@ pub(crate) fn sync_parent(path: &Path) -> Answer<()> {
 
 /// The folder that holds a path.
 pub(crate) fn parent(path: &Path) -> Answer<&Path> {
-    path.parent().ok_or_else(|| Problem::failed(format!("{} has no parent folder", path.display())))
+    match path.parent() {
+        // A bare name lies in the working directory.
+        Some(parent) if parent.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(parent) => Ok(parent),
+        None => Err(Problem::failed(format!("{} has no parent folder", path.display()))),
+    }
 }
 
 /// The names in a folder, in no order; none where there is no such folder.
