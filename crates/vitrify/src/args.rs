@@ -442,26 +442,26 @@ pub(crate) struct ConfigShowArgs {
     pub(crate) guest: Option<GuestName>,
 }
 
-/// Do what sanoid does, by its configuration and with its options: take and prune snapshots of ZFS
-/// datasets, and monitor them.
+/// Take, prune and monitor snapshots of ZFS datasets, in sanoid's place.
 ///
-/// Also what this program does when it is called 'sanoid'. It reads DIR/sanoid.conf as it is (the
-/// defaults of sanoid.defaults.conf are built in), knows nothing of guests and speaks to no libvirt. It
-/// takes and prunes snapshots called autosnap_..., so histories go on. Pruned is by name and guid, never
-/// what is held or cloned. Nothing of a section is pruned whose dataset does not exist, and nothing at
-/// all by a configuration with an error.
+/// By sanoid's configuration and with its options; also what this program does when it is called
+/// 'sanoid'. It reads DIR/sanoid.conf as it is (the defaults of sanoid.defaults.conf are built in), knows
+/// nothing of guests and asks no libvirt. It takes and prunes snapshots called autosnap_..., so histories
+/// go on. Pruned is by name and guid, never what is held or cloned. Nothing of a section is pruned whose
+/// dataset does not exist, and nothing at all by a configuration with an error.
 ///
 /// Scripts run with sanoid's variables. One that exceeds script_timeout is killed with all that it
 /// started; the post script runs all the same, and VITRIFY_SNAPSHOT_TAKEN tells it whether there is a
 /// snapshot. What scripts say goes to stderr. After Ctrl-C or SIGTERM nothing more is begun, and the post
 /// script that is owed still runs.
 ///
-/// Says nothing unless something fails. -v says each decision and its reason. Exit status 1 if a
-/// section has no dataset, a pool does not answer, or a script, a snapshot or a removal failed; 2 for a
-/// wrong configuration; 75 while another one does the same. Those of the monitors are Nagios' own.
-/// Of the options for every command, only -v and -q have a meaning here.
+/// Says nothing unless something fails, or a script says something. -v says what is taken and destroyed,
+/// and why; --debug also what is not. Exit status 1 if a section has no dataset, a pool does not answer,
+/// or a script, a snapshot or a removal failed; 2 for a wrong configuration; 75 while another one does
+/// the same. The monitors have those of Nagios. Of the options for every command only -v and -q have a
+/// meaning here.
 #[derive(Debug, ClapArgs)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, next_help_heading = "sanoid's options")]
 #[group(skip)]
 #[command(group = clap::ArgGroup::new("action").required(true).multiple(true))]
 #[command(group = clap::ArgGroup::new("monitor").conflicts_with("work"))]
@@ -497,7 +497,7 @@ pub(crate) struct SanoidArgs {
     /// Only say what would be done: no script, no snapshot, no removal, no lock.
     #[arg(long)]
     pub(crate) readonly: bool,
-    /// The same as --verbose.
+    /// As --verbose, and say also why the rest is not due and stays.
     #[arg(long, conflicts_with = "quiet")]
     pub(crate) debug: bool,
     /// Without effect: nothing is cached, the pools are asked each time.

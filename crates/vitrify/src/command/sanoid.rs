@@ -176,9 +176,16 @@ impl<'a> Tick<'a> {
         self.fail(&Problem::failed(text));
     }
 
-    /// Says a decision.
+    /// Says a decision to do something.
     fn explain(&self, text: &str) {
         if self.verbose {
+            note(text);
+        }
+    }
+
+    /// Says a decision to do nothing. There are as many as snapshots.
+    fn explain_rest(&self, text: &str) {
+        if self.args.debug {
             note(text);
         }
     }

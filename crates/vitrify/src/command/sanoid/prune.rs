@@ -64,7 +64,7 @@ impl Tick<'_> {
         let verdicts = match prune(settings, its, pool.and_then(|it| it.used), now) {
             Ok(verdicts) => verdicts,
             Err(why) => {
-                self.explain(&format!("{dataset}: nothing is pruned: {why}"));
+                self.explain_rest(&format!("{dataset}: nothing is pruned: {why}"));
                 return Vec::new();
             }
         };
@@ -73,7 +73,7 @@ impl Tick<'_> {
             let it = Doomed { dataset, settings, snapshot };
             match verdict {
                 Ok(Kept::Needed(need)) => self.tell_needed(&it, &need),
-                Ok(kept) => self.explain(&format!("{} stays: {kept}", it.name())),
+                Ok(kept) => self.explain_rest(&format!("{} stays: {kept}", it.name())),
                 Err(served) => {
                     match self.args.readonly {
                         true => self.say(&format!("would destroy {}: {served}", it.name())),

@@ -43,7 +43,7 @@ impl Tick<'_> {
             false => "autosnap is off",
         };
         if group.takes.is_empty() {
-            return self.explain(&format!("{top}: {why_not}"));
+            return self.explain_rest(&format!("{top}: {why_not}"));
         }
         let below = match group.datasets.len() {
             0 | 1 => String::new(),
