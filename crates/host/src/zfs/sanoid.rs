@@ -152,30 +152,41 @@ fn parse_pool(line: &str) -> Option<Pool> {
 /// as fit are taken by one command, in one transaction group. Where that fails they are tried in
 /// halves, down to the one that cannot be taken.
 pub fn take(wanted: &[Wanted<'_>]) -> Vec<Answer<()>> {
-    let mut results = Vec::new();
-    let mut rest = wanted;
-    while !rest.is_empty() {
-        let mut names = 0;
-        let fitting = rest.iter().take_while(|it| {
-            names += it.datasets.len();
-            names <= MANY
-        });
-        let (these, later) = rest.split_at(fitting.count().max(1));
-        results.extend(take_together(these));
-        rest = later;
+    let attempt = |these: &[Wanted<'_>]| change(&command_for(these)?);
+    let halves = |it| in_halves(it, &attempt);
+    let mut results: Vec<_> = batches(wanted, MANY).into_iter().flat_map(halves).collect();
+    for (it, result) in wanted.iter().zip(&mut results) {
+        let datasets: Vec<_> = it.datasets.iter().map(|it| it.as_str()).collect();
+        let taken = std::mem::replace(result, Ok(()));
+        *result = taken.map_err(|it| with_permission(it, "snapshot,mount", &datasets));
     }
     results
 }
 
-fn take_together(wanted: &[Wanted<'_>]) -> Vec<Answer<()>> {
-    let result = command_for(wanted).and_then(|command| change(&command));
-    let problem = match (result, wanted) {
-        (Ok(()), _) => return wanted.iter().map(|_| Ok(())).collect(),
-        (Err(problem), [one]) => {
-            let datasets: Vec<_> = one.datasets.iter().map(|it| it.as_str()).collect();
-            return vec![Err(with_permission(problem, "snapshot,mount", &datasets))];
-        }
-        (Err(problem), _) => problem,
+/// Parts of at most so many names; what belongs together is not parted, however many it is.
+fn batches<'w, 'a>(wanted: &'w [Wanted<'a>], most: usize) -> Vec<&'w [Wanted<'a>]> {
+    let (mut parts, mut rest) = (Vec::new(), wanted);
+    while !rest.is_empty() {
+        let mut names = 0;
+        let fitting = rest.iter().take_while(|it| {
+            names += it.datasets.len();
+            names <= most
+        });
+        let (these, later) = rest.split_at(fitting.count().max(1));
+        parts.push(these);
+        rest = later;
+    }
+    parts
+}
+
+fn in_halves<'a>(
+    wanted: &[Wanted<'a>],
+    attempt: &dyn Fn(&[Wanted<'a>]) -> Answer<()>,
+) -> Vec<Answer<()>> {
+    let problem = match attempt(wanted) {
+        Ok(()) => return wanted.iter().map(|_| Ok(())).collect(),
+        Err(problem) if wanted.len() == 1 => return vec![Err(problem)],
+        Err(problem) => problem,
     };
     if problem.kind == ProblemKind::TimedOut {
         // Whoever does not answer will not answer the next time.
@@ -183,8 +194,8 @@ fn take_together(wanted: &[Wanted<'_>]) -> Vec<Answer<()>> {
         return wanted.iter().map(|_| Err(again())).collect();
     }
     let (first, second) = wanted.split_at(wanted.len() / 2);
-    let mut results = take_together(first);
-    results.extend(take_together(second));
+    let mut results = in_halves(first, attempt);
+    results.extend(in_halves(second, attempt));
     results
 }
 
@@ -223,14 +234,97 @@ pub fn in_transfer<'a>(datasets: &[&'a Volume]) -> Vec<&'a Volume> {
     let words = |line: Vec<u8>| -> Vec<String> {
         line.split(|byte| *byte == 0).map(|it| String::from_utf8_lossy(it).into_owned()).collect()
     };
-    let lines: Vec<_> = lines.map(words).collect();
+    let lines: Vec<_> = lines.map(words).filter(|it| it.len() > 1).collect();
     let is_busy = |it: &&Volume| lines.iter().any(|line| transfers(line, it));
     datasets.iter().copied().filter(is_busy).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
+    use vitrify_core::name::PointName;
+
     use super::*;
+
+    fn volumes(text: &str) -> Vec<Vec<Volume>> {
+        let group = |it: &str| it.split('+').map(|it| it.parse().unwrap()).collect();
+        text.split(' ').map(group).collect()
+    }
+
+    fn shown(wanted: &[Wanted<'_>]) -> String {
+        let names = |it: &Wanted<'_>| {
+            it.datasets.iter().map(|it| it.as_str()).collect::<Vec<_>>().join("+")
+        };
+        wanted.iter().map(names).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Hands what is wanted of these groups of datasets to a test.
+    fn with<T>(groups: &str, test: impl FnOnce(&[Wanted<'_>]) -> T) -> T {
+        let (groups, name): (_, PointName) = (volumes(groups), "p".parse().unwrap());
+        let groups: Vec<Vec<&Volume>> = groups.iter().map(|it| it.iter().collect()).collect();
+        let wanted: Vec<_> = groups.iter().map(|it| Wanted { datasets: it, name: &name }).collect();
+        test(&wanted)
+    }
+
+    /// Columns: what is wanted, what is taken together where three names fit.
+    #[test]
+    fn long_command_lines_are_parted() {
+        for (groups, parts) in [
+            ("a", "a"),
+            ("a b c", "a b c"),
+            ("a b c d", "a b c|d"),
+            ("a b+c d", "a b+c|d"),
+            ("a b c+d e", "a b|c+d e"),
+            ("a b+c+d+e f", "a|b+c+d+e|f"),
+        ] {
+            let found = with(groups, |wanted| {
+                let parts = batches(wanted, 3);
+                parts.into_iter().map(shown).collect::<Vec<_>>().join("|")
+            });
+            assert_eq!(found, parts);
+        }
+    }
+
+    /// Columns: what is wanted, what cannot be taken, what is tried, how often that is refused.
+    #[test]
+    fn one_that_fails_does_not_keep_the_others() {
+        for (groups, bad, tried, refused) in [
+            ("a b c d", "", "a b c d", 0),
+            ("a", "a", "a", 1),
+            ("a b c d", "c", "a b c d|a b|c d|c|d", 1),
+            ("a b+c d", "c", "a b+c d|a|b+c d|b+c|d", 1),
+            ("a b", "ab", "a b|a|b", 2),
+        ] {
+            let log = RefCell::new(Vec::new());
+            let results = with(groups, |wanted| {
+                in_halves(wanted, &|these| {
+                    log.borrow_mut().push(shown(these));
+                    match shown(these).contains(|c: char| bad.contains(c)) {
+                        true => Err(Problem::failed("no")),
+                        false => Ok(()),
+                    }
+                })
+            });
+            assert_eq!(log.into_inner().join("|"), tried);
+            assert_eq!(results.len(), groups.split(' ').count());
+            assert_eq!(results.iter().filter(|it| it.is_err()).count(), refused, "{groups}");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_does_not_answer_is_not_asked_again() {
+        let tried = RefCell::new(0);
+        let results = with("a b c", |wanted| {
+            in_halves(wanted, &|_| {
+                *tried.borrow_mut() += 1;
+                Err(Problem::new(ProblemKind::TimedOut, "too long"))
+            })
+        });
+        assert_eq!(tried.into_inner(), 1);
+        assert!(results.iter().all(Result::is_err));
+        assert_eq!(results.len(), 3);
+    }
 
     #[test]
     fn lines_of_the_list() {

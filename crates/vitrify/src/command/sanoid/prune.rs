@@ -41,12 +41,17 @@ impl Doomed<'_> {
 impl Tick<'_> {
     pub(super) fn prune(&self, seen: &Seen) {
         let (now, targets) = (SystemClock.now(), seen.targets().targets);
-        let doomed = targets.iter().flat_map(|it| self.judge(seen, it, now)).collect();
-        let doomed = self.without_transfers(doomed);
+        // A 'zfs receive' needs what both sides have, and a 'zfs send' goes on from one to another.
+        let busy = match self.args.force_prune {
+            true => Vec::new(),
+            false => in_transfer(&targets.iter().map(|it| it.dataset).collect::<Vec<_>>()),
+        };
+        let judge = |it| self.judge(seen, it, busy.contains(&it.dataset), now);
+        let (scripted, plain): (Vec<_>, Vec<_>) =
+            targets.iter().flat_map(judge).partition(Doomed::has_scripts);
         if self.args.readonly {
             return;
         }
-        let (scripted, plain): (Vec<_>, Vec<_>) = doomed.into_iter().partition(Doomed::has_scripts);
         self.destroy(&plain);
         for it in scripted {
             if self.is_over() {
@@ -56,8 +61,15 @@ impl Tick<'_> {
         }
     }
 
-    /// What has served of a dataset. Says what becomes of each of its snapshots, and why.
-    fn judge<'s>(&self, seen: &'s Seen, target: &Target<'s>, now: Timestamp) -> Vec<Doomed<'s>> {
+    /// What has served and goes of a dataset, nothing where it is busy. Says what becomes of each of
+    /// its snapshots, and why.
+    fn judge<'s>(
+        &self,
+        seen: &'s Seen,
+        target: &Target<'s>,
+        is_busy: bool,
+        now: Timestamp,
+    ) -> Vec<Doomed<'s>> {
         let (dataset, settings) = (target.dataset, &target.section.settings);
         let its = seen.found.snapshots.get(dataset).map(Vec::as_slice).unwrap_or_default();
         let pool = seen.found.pools.iter().find(|it| it.name == pool_of(dataset));
@@ -74,6 +86,10 @@ impl Tick<'_> {
             match verdict {
                 Ok(Kept::Needed(need)) => self.tell_needed(&it, &need),
                 Ok(kept) => self.explain_rest(&format!("{} stays: {kept}", it.name())),
+                Err(_) if is_busy => {
+                    let why = "a 'zfs send' or 'zfs receive' runs there";
+                    self.explain(&format!("{} has served and stays: {why}", it.name()));
+                }
                 Err(served) => {
                     match self.args.readonly {
                         true => self.say(&format!("would destroy {}: {served}", it.name())),
@@ -96,22 +112,6 @@ impl Tick<'_> {
         if !self.quiet {
             note(&format!("{name} has served and stays: {need}{hint}"));
         }
-    }
-
-    /// A 'zfs receive' needs the newest snapshot that both sides have, and a 'zfs send' goes on from
-    /// one to another.
-    fn without_transfers<'s>(&self, doomed: Vec<Doomed<'s>>) -> Vec<Doomed<'s>> {
-        if self.args.force_prune || doomed.is_empty() {
-            return doomed;
-        }
-        let mut busy: Vec<&Volume> = doomed.iter().map(|it| it.dataset).collect();
-        busy.dedup();
-        let busy = in_transfer(&busy);
-        for dataset in &busy {
-            let why = "a 'zfs send' or 'zfs receive' of it runs; --force-prune prunes all the same";
-            self.explain(&format!("{dataset}: nothing is pruned: {why}"));
-        }
-        doomed.into_iter().filter(|it| !busy.contains(&it.dataset)).collect()
     }
 
     fn destroy(&self, doomed: &[Doomed<'_>]) {
