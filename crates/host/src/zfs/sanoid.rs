@@ -121,8 +121,7 @@ fn parse(line: &str) -> Option<Line> {
 pub fn pools(wanted: Option<&BTreeSet<String>>) -> Answer<Vec<Pool>> {
     let imported = imported();
     let asked = wanted.map_or(imported, |it| it.iter().cloned().collect());
-    let is_suspended = |it: &String| pool_state(it).as_deref() == Some(SUSPENDED);
-    let (silent, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(is_suspended);
+    let (silent, asked): (Vec<_>, Vec<_>) = asked.into_iter().partition(|it| is_suspended(it));
     let mut found: Vec<_> = silent
         .into_iter()
         .map(|name| Pool { name, state: SUSPENDED.to_owned(), used: None })
@@ -141,6 +140,10 @@ pub fn pools(wanted: Option<&BTreeSet<String>>) -> Answer<Vec<Pool>> {
     Ok(found)
 }
 
+fn is_suspended(pool: &str) -> bool {
+    pool_state(pool).as_deref() == Some(SUSPENDED)
+}
+
 fn parse_pool(line: &str) -> Option<Pool> {
     let mut fields = line.split('\t');
     let (name, state) = (fields.next()?.to_owned(), fields.next()?.to_owned());
@@ -151,7 +154,15 @@ fn parse_pool(line: &str) -> Option<Pool> {
 /// Takes these snapshots of one pool, with an answer for each; no dataset may be there twice. As many
 /// as fit are taken by one command, in one transaction group. Where that fails they are tried in
 /// halves, down to the one that cannot be taken.
+///
+/// A pool that was suspended since it was looked at is not asked.
 pub fn take(wanted: &[Wanted<'_>]) -> Vec<Answer<()>> {
+    let first = wanted.first().and_then(|it| it.datasets.first());
+    if let Some(pool) = first.map(|it| pool_of(it.as_str()))
+        && is_suspended(pool)
+    {
+        return wanted.iter().map(|_| Err(suspended(pool))).collect();
+    }
     let attempt = |these: &[Wanted<'_>]| change(&command_for(these)?);
     let halves = |it| in_halves(it, &attempt);
     let mut results: Vec<_> = batches(wanted, MANY).into_iter().flat_map(halves).collect();
@@ -216,7 +227,7 @@ pub fn destroy(
     is_over: &dyn Fn() -> bool,
 ) -> Answer<Vec<Answer<()>>> {
     let pools: BTreeSet<_> = snapshots.iter().map(|it| pool_of(it.0.as_str())).collect();
-    if let Some(pool) = pools.iter().find(|it| pool_state(it).as_deref() == Some(SUSPENDED)) {
+    if let Some(pool) = pools.iter().find(|it| is_suspended(it)) {
         return Err(suspended(pool));
     }
     let identified = snapshots.iter().map(|(volume, it)| Identified {

@@ -88,7 +88,11 @@ impl Tick<'_> {
                 Ok(kept) => self.explain_rest(&format!("{} stays: {kept}", it.name())),
                 Err(_) if is_busy => {
                     let why = "a 'zfs send' or 'zfs receive' runs there";
-                    self.explain(&format!("{} has served and stays: {why}", it.name()));
+                    let text = format!("{} has served and stays: {why}", it.name());
+                    match self.args.readonly {
+                        true => self.say(&text),
+                        false => self.explain(&text),
+                    }
                 }
                 Err(served) => {
                     match self.args.readonly {
