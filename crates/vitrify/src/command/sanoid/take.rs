@@ -47,7 +47,7 @@ impl Tick<'_> {
         }
         let below = match group.datasets.len() {
             0 | 1 => String::new(),
-            count => format!(", and the same of {} below it", count - 1),
+            count => format!(" and of {} below it", count - 1),
         };
         let script = |line: &Option<String>| {
             if let (true, Some(line)) = (self.args.readonly, line) {
@@ -57,8 +57,8 @@ impl Tick<'_> {
         script(&group.settings.pre_snapshot_script);
         for it in &group.takes {
             match self.args.readonly {
-                true => self.say(&format!("would take {top}@{it}{below}")),
-                false => self.explain(&format!("{top}: takes {it}{below}")),
+                true => self.say(&format!("would take {top}@{}{below}: {}", it.name, it.due)),
+                false => self.explain(&format!("takes {top}@{}{below}: {}", it.name, it.due)),
             }
         }
         script(&group.settings.post_snapshot_script);
