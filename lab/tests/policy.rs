@@ -1,7 +1,10 @@
 //! Policies on real guests: what a tick takes, what goes and what must not.
 
 use std::error::Error;
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vitrify_lab::harness::{self, Outcome};
@@ -16,6 +19,9 @@ fn main() -> ExitCode {
         ("one_snapshot_serves_two_guests_until_both_are_done", shared_snapshot),
         ("a_memory_image_goes_before_its_point", an_image_expires),
         ("only_one_tick_at_a_time", only_one_tick),
+        ("a_hook_that_hangs_is_killed_and_the_next_one_told", a_hook_that_hangs),
+        ("a_hook_that_fails_keeps_what_would_be_pruned", a_hook_before_pruning),
+        ("an_interrupted_tick_runs_the_hook_after_it", an_interrupted_tick),
     ])
 }
 
@@ -163,20 +169,141 @@ fn an_image_expires() -> Outcome {
     scene.is_well()
 }
 
+/// Hooks of these lines, and a command for what is worth a word.
+fn scripts(lines: &str, notify: &Path) -> String {
+    format!(
+        "[hooks]\n{lines}\n[notify]\ncommand = \"echo $VITRIFY_EVENT >> {}\"\n",
+        notify.display()
+    )
+}
+
+/// A command line that writes down what the hook is told.
+fn tells(file: &Path) -> String {
+    format!("env | grep -E '^(SANOID|VITRIFY)_' > {}", file.display())
+}
+
+/// What the hook was told that wrote the file; `None`: it did not run.
+fn told(file: &Path, key: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let lines = text.lines().filter_map(|it| it.split_once('='));
+    lines.filter(|it| it.0 == key).map(|it| it.1.to_owned()).next()
+}
+
+fn a_hook_that_hangs() -> Outcome {
+    let mut scene = Scene::new()?;
+    let life = scene.life()?;
+    let [pid, post, events] = ["pid", "post", "events"].map(|it| scene.world.folder().join(it));
+    let hang = format!("echo $$ > {}; echo it hangs; exec sleep 100000", pid.display());
+    let lines = |pre: &str, limit: &str| {
+        let post = tells(&post);
+        format!("pre-snapshot = \"{pre}\"\npost-snapshot = \"{post}\"\ntimeout = \"{limit}\"")
+    };
+    policy(&scene, "hourly = 2\ndaily = 2", &scripts(&lines(&hang, "1s"), &events))?;
+    let ended = scene.vitrify(1, &["run"])?;
+    assert!(ended.stderr.contains("hook pre-snapshot: it hangs\n"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("hook pre-snapshot: it was killed after 1 s"),
+        "{}",
+        ended.stderr
+    );
+    let pid = fs::read_to_string(pid)?;
+    assert!(!Path::new("/proc").join(pid.trim()).exists(), "process {pid} lives");
+    // The point was taken all the same, and the hook after it knows both.
+    let taken = names(&scene)?;
+    assert_eq!(taken.len(), 1, "{}", ended.stderr);
+    for (key, value) in [
+        ("SANOID_PRE_FAILURE", "1"),
+        ("SANOID_SNAPNAME", taken[0].as_str()),
+        ("SANOID_TYPES", "daily,hourly"),
+        ("VITRIFY_HOOK", "post-snapshot"),
+        ("VITRIFY_GUESTS", scene.guest.name()),
+        ("VITRIFY_RESULT", "taken"),
+        ("VITRIFY_CONSISTENCY", "memory"),
+        ("VITRIFY_ERROR", ""),
+    ] {
+        assert_eq!(told(&post, key).as_deref(), Some(value), "{key}");
+    }
+    assert_eq!(fs::read_to_string(&events)?, "failure\n");
+    assert_eq!(scene.life()?, life);
+    scene.is_well()?;
+    // By hand as well, now with a hook that is in order; and the tick after it is in order again.
+    policy(&scene, "hourly = 2", &scripts(&lines("true", "1min"), &events))?;
+    scene.snapshot(&["--name", "by-hand"])?;
+    assert_eq!(told(&post, "SANOID_SNAPNAMES").as_deref(), Some("by-hand"));
+    assert_eq!(told(&post, "SANOID_PRE_FAILURE").as_deref(), Some("0"));
+    tick(&scene, 0)?;
+    tick(&scene, 0)?;
+    assert_eq!(fs::read_to_string(&events)?, "failure\nrecovery\n");
+    scene.is_well()
+}
+
+fn a_hook_before_pruning() -> Outcome {
+    let mut scene = Scene::new()?;
+    policy(&scene, "daily = 2", "")?;
+    tick(&scene, 0)?;
+    scene.snapshot(&["--name", "by-hand"])?;
+    let all = names(&scene)?;
+    let daily = all.iter().find(|it| it.ends_with("_daily")).ok_or("nothing was taken")?;
+    let post = scene.world.folder().join("post");
+    let hooks = |pre: &str| {
+        let post = tells(&post);
+        format!("[hooks]\npre-prune = \"{pre}\"\npost-prune = \"{post}\"\n")
+    };
+    policy(&scene, "daily = 0", &hooks("echo not now; exit 3"))?;
+    let kept = scene.vitrify(1, &["run"])?;
+    assert!(kept.stderr.contains("hook pre-prune: not now\n"), "{}", kept.stderr);
+    assert_eq!((names(&scene)?, told(&post, "VITRIFY_HOOK")), (all.clone(), None));
+    // One that is in order; nothing is run for a rehearsal, nor where nothing goes.
+    policy(&scene, "daily = 0", &hooks("true"))?;
+    scene.vitrify(0, &["prune", "--dry-run"])?;
+    assert_eq!(told(&post, "VITRIFY_HOOK"), None);
+    scene.vitrify(0, &["prune"])?;
+    assert_eq!(names(&scene)?, ["by-hand"]);
+    assert_eq!(told(&post, "VITRIFY_RESULT").as_deref(), Some("pruned"));
+    assert_eq!(told(&post, "SANOID_SNAPNAME").as_ref(), Some(daily));
+    fs::remove_file(&post)?;
+    scene.vitrify(0, &["prune"])?;
+    assert_eq!(told(&post, "VITRIFY_HOOK"), None);
+    scene.is_well()
+}
+
+fn an_interrupted_tick() -> Outcome {
+    let mut scene = Scene::new()?;
+    let [begun, go, post] = ["begun", "go", "post"].map(|it| scene.world.folder().join(it));
+    let wait =
+        format!("touch {}; while [ ! -e {} ]; do sleep 0.1; done", begun.display(), go.display());
+    let hooks =
+        format!("[hooks]\npre-snapshot = \"{wait}\"\npost-snapshot = \"{}\"\n", tells(&post));
+    policy(&scene, "hourly = 2", &hooks)?;
+    let tick = scene.world.vitrify.start(&["run"])?;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !begun.exists() {
+        assert!(!tick.has_ended() && Instant::now() < deadline, "no hook was run");
+    }
+    tick.signal(rustix::process::Signal::TERM);
+    fs::write(&go, "")?;
+    let ended = tick.finish(Duration::from_secs(120))?;
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(told(&post, "VITRIFY_RESULT").as_deref(), Some("failed"));
+    assert_eq!(told(&post, "SANOID_PRE_FAILURE").as_deref(), Some("0"));
+    assert!(names(&scene)?.is_empty());
+    scene.is_well()
+}
+
 fn only_one_tick() -> Outcome {
     let scene = Scene::new()?;
     policy(&scene, "hourly = 2", "")?;
     let first = scene.world.vitrify.start(&["run"])?;
     let lock = scene.world.vitrify.state().join("locks/tick");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while !std::fs::read_to_string(&lock).is_ok_and(|it| !it.is_empty()) {
-        assert!(!first.has_ended() && std::time::Instant::now() < deadline, "it took no lock");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !fs::read_to_string(&lock).is_ok_and(|it| !it.is_empty()) {
+        assert!(!first.has_ended() && Instant::now() < deadline, "it took no lock");
     }
     first.signal(rustix::process::Signal::STOP);
     let turned_away = scene.vitrify(75, &["run"])?;
     assert!(turned_away.stderr.contains("tick"), "{}", turned_away.stderr);
     first.signal(rustix::process::Signal::CONT);
-    let ended = first.finish(std::time::Duration::from_secs(120))?;
+    let ended = first.finish(Duration::from_secs(120))?;
     assert!(ended.status.success(), "{ended:?}");
     assert_eq!(names(&scene)?.len(), 1);
     Ok(())

@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::CaptureError;
-pub use self::plan::{Facts, GuestFacts, GuestRequest, Naming, Planned, Request, plan};
+pub use self::plan::{Facts, GuestFacts, GuestRequest, Naming, Planned, Request, names, plan};
 use crate::inventory::{FoundSnapshot, GuestState, ObjectId, Session, Snapshot};
 use crate::manifest::UncoveredDisk;
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};

@@ -7,6 +7,7 @@ mod named_policy;
 mod rule;
 mod values;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,9 +17,12 @@ pub use self::rule::{GuestRule, Otherwise, Pattern, TwoRules};
 
 pub(crate) use self::explain::nearest;
 
+use toml::Spanned;
+
 use self::explain::explain;
 use self::layer::Layer;
-use self::values::{AbsolutePath, Limit, Percent, ShortLimit};
+use self::values::{AbsolutePath, Limit, Percent, ShellLine, ShortLimit};
+use crate::hooks::Hook;
 use crate::problem::{Problem, ProblemKind};
 
 /// What an administrator can set. [`Config::default`] is what holds without any file.
@@ -44,6 +48,12 @@ pub struct Config {
     /// The name of the time zone that the policies' times are in, and where it is set; `None`: the
     /// system's. It looks like a name; whether there is such a zone, the system's database knows.
     pub time_zone: Option<(String, Place)>,
+    /// The scripts around captures and removals.
+    pub hooks: BTreeMap<Hook, CommandLine>,
+    /// How long a script may take.
+    pub script_limit: Duration,
+    /// What is run at the end of a tick that is worth a word.
+    pub notify: Option<CommandLine>,
     /// The policies, file by file.
     pub policies: Vec<NamedPolicy>,
     /// The rules that say which guests they hold for, in the order of the files.
@@ -62,10 +72,22 @@ impl Default for Config {
             commit_limit: Duration::from_secs(600),
             pause_limit: Duration::from_secs(1),
             time_zone: None,
+            hooks: BTreeMap::new(),
+            script_limit: Duration::from_secs(30),
+            notify: None,
             policies: Vec::new(),
             rules: Vec::new(),
         }
     }
+}
+
+/// A command line for a shell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    /// What the shell is given.
+    pub line: String,
+    /// Where it stands.
+    pub place: Place,
 }
 
 /// Where something stands in the configuration.
@@ -161,7 +183,7 @@ impl Config {
     }
 
     fn apply(&mut self, source: Source<'_>, layer: Layer, errors: &mut Vec<ConfigError>) {
-        let Layer { timezone, memory, overlay, capture, policy, guest: _ } = layer;
+        let Layer { timezone, memory, overlay, capture, hooks, notify, policy, guest: _ } = layer;
         let set = |place: &mut Option<PathBuf>, path: Option<AbsolutePath>| {
             if let Some(AbsolutePath(path)) = path {
                 *place = Some(path);
@@ -186,6 +208,22 @@ impl Config {
         if let Some(zone) = timezone {
             let place = source.place(zone.span().start);
             self.time_zone = Some((zone.into_inner().0, place));
+        }
+        let command = |it: Spanned<ShellLine>| {
+            let place = source.place(it.span().start);
+            CommandLine { line: it.into_inner().0, place }
+        };
+        let lines = [hooks.pre_snapshot, hooks.post_snapshot, hooks.pre_prune, hooks.post_prune];
+        for (hook, line) in Hook::ALL.into_iter().zip(lines) {
+            if let Some(line) = line {
+                self.hooks.insert(hook, command(line));
+            }
+        }
+        if let Some(Limit(limit)) = hooks.timeout {
+            self.script_limit = limit;
+        }
+        if let Some(line) = notify.command {
+            self.notify = Some(command(line));
         }
         for (name, policy) in policy {
             let policy = NamedPolicy::new(source, name, policy, errors);

@@ -13,6 +13,7 @@ pub mod hooks;
 pub mod inventory;
 pub mod manifest;
 pub mod name;
+pub mod notice;
 pub mod operation;
 pub mod point;
 pub mod policy;

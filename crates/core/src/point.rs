@@ -34,7 +34,8 @@ impl Purpose {
         }
     }
 
-    fn suffix(self) -> &'static str {
+    /// The word for it, the last part of a name.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Manual => "manual",
             Self::Safety => "safety",
@@ -45,7 +46,7 @@ impl Purpose {
 
 /// The name of a point taken at `time`: `vitrify_2026-11-23_12:00:00_manual`, in UTC.
 pub fn name_at(time: Timestamp, purpose: Purpose) -> Result<PointName, BadName> {
-    format!("vitrify_{}_{}", time.strftime(TIME), purpose.suffix()).parse()
+    format!("vitrify_{}_{}", time.strftime(TIME), purpose.as_str()).parse()
 }
 
 /// Whether a point was taken before a restore.

@@ -1,14 +1,15 @@
-//! When the last tick was, by both clocks: reads `/proc/uptime`, keeps a file in the state folder.
+//! When the last tick was, by both clocks, and whether it was in order: reads `/proc/uptime`, keeps two
+//! files in the state folder.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 use vitrify_core::policy::Tick;
 use vitrify_core::ports::{Answer, Clock, FileContent, NamedFile};
 use vitrify_core::problem::Problem;
 
-use crate::files::{at, is_absence, lay, sync_parent};
+use crate::files::{at, exists, is_absence, lay, sync_parent, unlink};
 
 /// This moment, by the wall clock and since the boot, sleep included (`/proc/uptime`, proc(5)).
 ///
@@ -47,6 +48,30 @@ impl TickFile {
         }
     }
 
+    /// Whether the last tick was in order.
+    ///
+    /// # Errors
+    /// Where that cannot be seen.
+    pub fn was_in_order(&self) -> Answer<bool> {
+        exists(&self.trouble()).map(|it| !it)
+    }
+
+    /// Remembers what was not in order with this tick, a line each; `None`: nothing.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn remember_trouble(&self, trouble: Option<&str>) -> Answer<()> {
+        match trouble {
+            Some(text) => self.lay(&self.trouble(), format!("{text}\n")),
+            None => unlink(&self.trouble()).map(drop),
+        }
+    }
+
+    /// Beside the file, for an administrator to read as well.
+    fn trouble(&self) -> PathBuf {
+        self.0.with_extension("trouble")
+    }
+
     /// Remembers this tick.
     ///
     /// # Errors
@@ -54,10 +79,14 @@ impl TickFile {
     pub fn write(&self, tick: &Tick) -> Answer<()> {
         let text = serde_json::to_string(tick)
             .map_err(|error| Problem::failed("cannot write down the tick").from(error))?;
-        let name = self.0.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let folder = self.0.parent().unwrap_or(&self.0);
+        self.lay(&self.0, text)
+    }
+
+    fn lay(&self, path: &Path, text: String) -> Answer<()> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let folder = path.parent().unwrap_or(path);
         lay(folder, &NamedFile { name, content: FileContent::Text(text) })?;
-        sync_parent(&self.0)
+        sync_parent(path)
     }
 }
 
@@ -77,5 +106,21 @@ mod tests {
         assert_eq!(now(&SystemClock).unwrap().jump_since(&tick), None);
         fs::write(folder.path().join("tick.json"), "{").unwrap();
         assert_eq!(file.read().unwrap(), None);
+    }
+
+    #[test]
+    fn trouble_is_remembered_until_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = TickFile::new(folder.path().join("tick.json"));
+        assert!(file.was_in_order().unwrap());
+        file.remember_trouble(None).unwrap();
+        for trouble in ["web: no room", "web: it is locked"] {
+            file.remember_trouble(Some(trouble)).unwrap();
+            assert!(!file.was_in_order().unwrap());
+            let text = fs::read_to_string(folder.path().join("tick.trouble")).unwrap();
+            assert_eq!(text, format!("{trouble}\n"));
+        }
+        file.remember_trouble(None).unwrap();
+        assert!(file.was_in_order().unwrap());
     }
 }

@@ -114,6 +114,9 @@ pub(crate) enum Command {
 /// the disks ('crash'). The guest is then suspended for the snapshots if its disks lie on volumes
 /// that cannot be snapshotted at one instant: two ZFS pools, two Btrfs subvolumes.
 ///
+/// The hooks of the configuration run around each capture, while the guests run. One that fails is
+/// an error (exit status 1), and the point is taken all the same.
+///
 /// With --json, one guest gives one object (version, guest, point, names, id, consistency, engine,
 /// reason, pause_ms, pause_parts_ms, stalled_ms, duration_ms, memory_bytes, stored_bytes, volumes,
 /// uncovered); several give {version, points, failures}. Where we suspended the guest, the parts of
@@ -326,6 +329,10 @@ pub(crate) struct StatusArgs {
 /// point could not be taken, nothing at all for one tick after the clock was set by more than an hour,
 /// and not more than half of a guest's points at once (exit status 3; 'prune' asks). -v prints each
 /// decision and its reason.
+///
+/// The hooks of the configuration run around each capture and each guest's removals; where the hook
+/// before a removal fails, nothing of that guest is pruned (exit status 1). The command of [notify] is
+/// run where something failed, where a point is less than its rule demands, and when all is well again.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
     /// Only say what would be done.
@@ -336,6 +343,7 @@ pub(crate) struct RunArgs {
 /// Remove what no policy keeps any longer, as 'run' does.
 ///
 /// More than half of a guest's points go only after its name was typed on a terminal, or with --yes.
+/// The hooks of the configuration run around each guest's removals, as with 'run'.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PruneArgs {
     /// Only these guests' points [default: of every guest that a rule covers].
@@ -415,7 +423,7 @@ pub(crate) enum ConfigCommand {
     /// that match one guest are an error too.
     ///
     /// A pattern that matches no guest is a warning only, and guests that no rule matches are named
-    /// in a note. Where libvirt is out of reach, a note says that nobody looked at the guests.
+    /// in a note, as is a command whose program is not there. Where libvirt is out of reach, a note says that nobody looked at the guests.
     ///
     /// With --json: {version, errors, warnings, policies, rules, unprotected}; errors and warnings
     /// are objects of file, line and message. 'unprotected' is null where nobody looked at the
@@ -430,7 +438,9 @@ pub(crate) enum ConfigCommand {
 /// periods. Its memory image may go before it: 'hourly 36 (memory 24)' keeps 36 points, and the
 /// memory of the newest 24; without such a number, each image stays as long as its point.
 ///
-/// With --json: {version, time_zone, guests}, each guest an object of guest, policy (name, file,
+/// Hooks and the command of [notify] hold for all guests, and stand below the table.
+///
+/// With --json: {version, time_zone, guests, hooks, notify, timeout_s}, each guest an object of guest, policy (name, file,
 /// line, keep, keep_memory, times), rule (file, line), consistency, otherwise and
 /// pause_limit_ms. Without a rule, policy and rule are null. A period that keep_memory does not name keeps
 /// its memory images as long as its points. time_zone is null where it is the system's.

@@ -145,8 +145,12 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Result<Planned, CaptureErro
     Ok(Planned { plan: Some(plan), refused })
 }
 
-/// Several guests of one volume can be captured one after the other in one second.
-fn names(
+/// What the points are called whose volumes have these snapshots, and what else. Several guests of one
+/// volume can be captured one after the other in one second.
+///
+/// # Errors
+/// Where a name that was given is taken.
+pub fn names(
     naming: &Naming,
     snapshots: &[&Snapshot],
 ) -> Result<(PointName, Vec<PointName>), CaptureError> {

@@ -7,8 +7,8 @@ use toml::Spanned;
 
 use super::rule::Otherwise;
 use super::values::{
-    AbsolutePath, Count, DayOfWeek, DayOfYear, Demand, Limit, Patterns, Percent, ShortLimit,
-    TimeOfDay, Whole, ZoneName,
+    AbsolutePath, Count, DayOfWeek, DayOfYear, Demand, Limit, Patterns, Percent, ShellLine,
+    ShortLimit, TimeOfDay, Whole, ZoneName,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -18,6 +18,8 @@ pub(super) struct Layer {
     pub(super) memory: MemoryLayer,
     pub(super) overlay: OverlayLayer,
     pub(super) capture: CaptureLayer,
+    pub(super) hooks: HooksLayer,
+    pub(super) notify: NotifyLayer,
     pub(super) policy: BTreeMap<Spanned<String>, PolicyLayer>,
     pub(super) guest: Vec<Spanned<RuleLayer>>,
 }
@@ -43,6 +45,22 @@ pub(super) struct OverlayLayer {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the table [capture]")]
 pub(super) struct CaptureLayer {
     pub(super) pause_limit: Option<ShortLimit>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the table [hooks]")]
+pub(super) struct HooksLayer {
+    pub(super) pre_snapshot: Option<Spanned<ShellLine>>,
+    pub(super) post_snapshot: Option<Spanned<ShellLine>>,
+    pub(super) pre_prune: Option<Spanned<ShellLine>>,
+    pub(super) post_prune: Option<Spanned<ShellLine>>,
+    pub(super) timeout: Option<Limit>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "the table [notify]")]
+pub(super) struct NotifyLayer {
+    pub(super) command: Option<Spanned<ShellLine>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -24,6 +24,25 @@ fn later_files_override() {
 }
 
 #[test]
+fn hooks_are_read() {
+    let first = "[hooks]\npre-snapshot = 'one'\npost-prune = 'two three'\n[notify]\ncommand = 'x'";
+    let second = "\n[hooks]\ntimeout = '5s'\npre-snapshot = 'four'\n";
+    let command = |line: &str, file: &str, at| CommandLine {
+        line: line.into(),
+        place: Place { file: file.into(), line: at },
+    };
+    let config = Config::parse([("a", first), ("b", second)]).unwrap();
+    let hooks = [
+        (Hook::PreSnapshot, command("four", "b", 4)),
+        (Hook::PostPrune, command("two three", "a", 3)),
+    ];
+    assert_eq!(config.hooks, BTreeMap::from(hooks));
+    assert_eq!(config.script_limit, Duration::from_secs(5));
+    assert_eq!(config.notify, Some(command("x", "a", 5)));
+    assert_eq!(Config::default().script_limit, Duration::from_secs(30));
+}
+
+#[test]
 fn policies_are_read() {
     let text = "
         [policy.bare]
@@ -125,10 +144,10 @@ fn errors_say_where_and_what_instead() {
         ("\n[guest]", 2, "a rule for guests begins with double brackets: [[guest]]"),
         ("[[guests]]", 1, "unknown key 'guests'; did you mean 'guest'?"),
         (
-            "[hooks]",
+            "[pool]",
             1,
-            "unknown key 'hooks'; what can stand here is timezone, memory, overlay, capture, \
-             policy, guest",
+            "unknown key 'pool'; what can stand here is timezone, memory, overlay, capture, \
+             hooks, notify, policy, guest",
         ),
         ("[memory]\ntimezone = 'UTC'", 2, "'timezone' stands above the first table"),
         ("timezone = '../x'", 1, "'../x' is not a time zone such as \"Europe/Vienna\""),
@@ -227,10 +246,39 @@ fn errors_say_where_and_what_instead() {
             "'otherwise' needs a consistency that may not be reached; write consistency = \
              \"memory\", or leave it out",
         ),
+        (
+            "[hooks]\npre = 'x'",
+            2,
+            "unknown key 'pre'; what can stand here is pre-snapshot, \
+             post-snapshot, pre-prune, post-prune, timeout",
+        ),
+        (
+            "[hooks]\npre-snaphsot = 'x'",
+            2,
+            "unknown key 'pre-snaphsot'; did you mean 'pre-snapshot'?",
+        ),
+        ("[hooks]\n\npost-prune = ' '", 3, "an empty command line does nothing; leave it out"),
+        ("[hooks]\npre-prune = \"x\\u0000\"", 2, "no program can be given the character NUL"),
+        (
+            "[hooks]\npre-prune = ['x']",
+            2,
+            "invalid type: sequence, expected a command line such as \
+             \"/opt/scripts/pre.sh\"",
+        ),
+        ("[hooks]\ntimeout = 30", 2, "invalid type: integer `30`, expected a time such as \"90s\""),
+        ("[hooks]\ntimeout = '0s'", 2, "'0s' is not a time such as \"90s\", \"10min\" or \"1h\""),
+        ("hooks = 'x'", 1, "invalid type: string \"x\", expected the table [hooks]"),
+        ("[notify]\ncomand = 'x'", 2, "unknown key 'comand'; did you mean 'command'?"),
+        (
+            "[notify]\ncommand = true",
+            2,
+            "invalid type: boolean `true`, expected a command line such as \
+             \"/opt/scripts/pre.sh\"",
+        ),
         ("[memory]\non-root = 1", 2, "invalid type: integer `1`, expected a boolean"),
         ("[memory", 1, "unclosed table, expected `]`"),
     ] {
-        let errors = Config::parse([("v.toml", text)]).unwrap_err();
+        let errors = Config::parse([("v.toml", text)]).expect_err(text);
         let [error] = &errors[..] else { panic!("{text}: {errors:?}") };
         assert_eq!((error.line, error.message.as_str()), (line, message), "{text}");
     }
@@ -270,7 +318,7 @@ fn errors_of_several_files() {
         said(&[("one.toml", "x = 1"), policy, ("z.toml", rules), ("two.toml", "[policy.b")]),
         [
             "one.toml:1: unknown key 'x'; what can stand here is timezone, memory, overlay, \
-             capture, policy, guest",
+             capture, hooks, notify, policy, guest",
             "two.toml:1: unclosed table, expected `]`",
         ]
     );

@@ -56,6 +56,9 @@ pub(super) struct Percent(pub(super) u64);
 pub(super) struct Limit(pub(super) Duration);
 #[derive(Debug)]
 pub(super) struct ShortLimit(pub(super) Duration);
+/// What a shell is given.
+#[derive(Debug)]
+pub(super) struct ShellLine(pub(super) String);
 #[derive(Debug)]
 pub(super) struct ZoneName(pub(super) String);
 #[derive(Debug)]
@@ -72,6 +75,7 @@ deserialize_from_text!(
     Percent,
     Limit,
     ShortLimit,
+    ShellLine,
     ZoneName,
     TimeOfDay,
     DayOfWeek,
@@ -121,6 +125,20 @@ impl FromText for ShortLimit {
         time(text, &[("ms", 1), ("s", 1000)])
             .map(Self)
             .ok_or_else(|| format!("'{text}' is not a time such as \"500ms\" or \"2s\""))
+    }
+}
+
+impl FromText for ShellLine {
+    const WANTED: &'static str = "a command line such as \"/opt/scripts/pre.sh\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.contains('\0') {
+            return Err("no program can be given the character NUL".to_owned());
+        }
+        match text.trim().is_empty() {
+            false => Ok(Self(text.to_owned())),
+            true => Err("an empty command line does nothing; leave it out".to_owned()),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use vitrify_core::capture::{
     CapturePlan, Consistency, Engine, GuestRequest, Member, Naming, Request, sets,
 };
@@ -15,6 +16,7 @@ use vitrify_core::point::Purpose;
 use vitrify_core::ports::{Answer, Published};
 use vitrify_core::problem::{Problem, ProblemNote};
 
+use crate::command::hooks;
 use crate::command::self_test::distrusted;
 use crate::context::{Context, Host, new_id};
 use crate::pause::Parts;
@@ -34,6 +36,8 @@ pub(crate) struct Wanted {
     pub(crate) further_purposes: Vec<Purpose>,
     /// How long the guest should stand still at most, where that is not as for all.
     pub(crate) pause_limit: Option<Duration>,
+    /// The time in a name of ours; `None`: that of the attempt.
+    pub(crate) named_at: Option<Timestamp>,
 }
 
 impl Wanted {
@@ -46,6 +50,7 @@ impl Wanted {
             purpose,
             further_purposes: Vec::new(),
             pause_limit: None,
+            named_at: None,
         }
     }
 }
@@ -66,13 +71,15 @@ pub(crate) struct Taken {
 pub(crate) type Results = Vec<(GuestName, Answer<Taken>)>;
 
 /// Takes points of guests, their volumes locked meanwhile. Those that share volumes are captured
-/// together, so that one snapshot serves them all; one that cannot be captured does not keep the
-/// others. In the order of the sets.
+/// together, so that one snapshot serves them all, and between the configuration's hooks; one that cannot
+/// be captured does not keep the others. In the order of the sets. What went wrong with the hooks is
+/// added to `hook_failures`, and is nobody's failure to have a point.
 pub(crate) fn take(
     context: &Context,
     host: &Host<'_>,
     names: &[GuestName],
     wanted: &Wanted,
+    hook_failures: &mut Vec<Problem>,
 ) -> Answer<Results> {
     let (mut results, mut guests, mut locks) = (Vec::new(), Vec::<Guest>::new(), Vec::new());
     for name in names {
@@ -92,8 +99,13 @@ pub(crate) fn take(
     for set in sets(&on) {
         let held = on.iter().filter(|(guest, _)| set.contains(guest));
         let volumes: BTreeSet<_> = held.flat_map(|(_, volumes)| volumes.clone()).collect();
-        match context.lock(&[], &volumes.into_iter().collect::<Vec<_>>()) {
-            Ok(_locks) => results.extend(take_locked(context, host, &set, wanted)?),
+        let volumes: Vec<_> = volumes.into_iter().collect();
+        match context.lock(&[], &volumes) {
+            Ok(_locks) => {
+                let (taken, failed) = hooks::capture(context, host, &set, &volumes, wanted);
+                hook_failures.extend(failed);
+                results.extend(taken?);
+            }
             Err(problem) => {
                 let failed = |it: &Guest| (it.name.clone(), Err(problem.note().into()));
                 results.extend(set.iter().map(failed));
@@ -245,23 +257,27 @@ pub(crate) fn unsettled(guest: &GuestName, problems: Vec<ProblemNote>) -> Proble
     }
 }
 
+/// What the points are to be called.
+pub(crate) fn naming(wanted: &Wanted) -> Naming {
+    match &wanted.name {
+        Some(name) => Naming::Given(name.clone()),
+        None => {
+            let time = wanted.named_at.unwrap_or_else(Timestamp::now);
+            Naming::At(time, wanted.purpose, wanted.further_purposes.clone())
+        }
+    }
+}
+
 /// A request for the planner, under a new id.
 pub(crate) fn request(
     context: &Context,
     wanted: &Wanted,
     guests: Vec<GuestRequest>,
 ) -> Answer<Request> {
-    let name = match &wanted.name {
-        Some(name) => Naming::Given(name.clone()),
-        None => {
-            let further = wanted.further_purposes.clone();
-            Naming::At(jiff::Timestamp::now(), wanted.purpose, further)
-        }
-    };
     let pause_limit = wanted.pause_limit.unwrap_or(context.config.pause_limit);
     Ok(Request {
         id: new_id()?,
-        name,
+        name: naming(wanted),
         guests,
         overlay_folder: context.overlay_folder.clone(),
         dump_limit_s: context.config.dump_limit.as_secs(),

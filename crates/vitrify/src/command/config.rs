@@ -1,11 +1,15 @@
 //! `vitrify config`: reads the configuration and libvirt's guests, and makes nothing.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::civil::Time;
 use serde_json::{Value, json};
-use vitrify_core::config::{Config, ConfigError, GuestRule, Otherwise};
+use vitrify_core::config::{CommandLine, Config, ConfigError, GuestRule, Otherwise};
+use vitrify_core::hooks::Hook;
 use vitrify_core::name::GuestName;
 use vitrify_core::policy::{Period, Policy, PreferredTimes, weekday_name};
 use vitrify_core::ports::{Answer, Hypervisor};
@@ -43,6 +47,7 @@ fn check(global: &Global) -> Answer<Status> {
     if files.is_empty() {
         notes.push("there is no configuration file, so the defaults hold".to_owned());
     }
+    notes.extend(config.hooks.values().chain(&config.notify).filter_map(doubt));
     let names = guest_names(global);
     let guests = match &names {
         Ok(names) => Some(Guests::look(&config, names)),
@@ -59,6 +64,23 @@ fn check(global: &Global) -> Answer<Status> {
         notes.iter().for_each(|it| note(&format!("note: {it}")));
     }
     Ok(report(global, &[], Some((&config, guests))))
+}
+
+/// Why a command line will hardly work: its program is named by its path and cannot be executed.
+fn doubt(command: &CommandLine) -> Option<String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    let program = command.line.split_whitespace().next()?;
+    let path = Path::new(program);
+    if !path.is_absolute() || !program.chars().all(plain) {
+        return None;
+    }
+    let why = match path.metadata() {
+        Err(error) => error.to_string(),
+        Ok(found) if !found.is_file() => "it is not a file".to_owned(),
+        Ok(found) if found.permissions().mode() & 0o111 == 0 => "it is not executable".to_owned(),
+        Ok(_) => return None,
+    };
+    Some(format!("{}: the command '{program}' will fail: {why}", command.place))
 }
 
 /// What the rules are to the guests that there are.
@@ -149,14 +171,38 @@ fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
     if global.json {
         let guests: Vec<_> = found.iter().map(|it| guest_json(&config, it.0, it.1)).collect();
         let time_zone = config.time_zone.as_ref().map(|it| &it.0);
-        output::json(&json!({ "version": 1, "time_zone": time_zone, "guests": guests }));
+        let line = |it: Option<&CommandLine>| it.map(|it| it.line.clone());
+        let hooks =
+            Hook::ALL.map(|it| (it.as_str().replace('-', "_"), line(config.hooks.get(&it))));
+        output::json(&json!({
+            "version": 1,
+            "time_zone": time_zone,
+            "guests": guests,
+            "hooks": BTreeMap::from(hooks),
+            "notify": line(config.notify.as_ref()),
+            "timeout_s": config.script_limit.as_secs(),
+        }));
     } else if args.guest.is_some() {
         found.iter().for_each(|it| output::result(&details(&config, it.0, it.1)));
     } else if !found.is_empty() {
         let rows = found.iter().map(|it| row(it.0, it.1)).collect();
         output::table(&["GUEST", "POLICY", "KEEPS", "CONSISTENCY", "RULE"], rows, false);
     }
+    if !global.json {
+        output::result(&scripts(&config));
+    }
     Ok(status)
+}
+
+/// The scripts that hold for every guest, a line each.
+fn scripts(config: &Config) -> String {
+    let hooks = config.hooks.iter().map(|(hook, command)| (hook.as_str(), command));
+    let all = hooks.chain(config.notify.iter().map(|it| ("notify", it)));
+    let limit = config.script_limit.as_secs();
+    all.map(|(name, command)| {
+        format!("{name:<15}{} ({}, at most {limit} s)\n", command.line, command.place)
+    })
+    .collect()
 }
 
 fn row(guest: &GuestName, rule: Option<&GuestRule>) -> Vec<String> {
@@ -195,7 +241,7 @@ fn demand(rule: &GuestRule) -> String {
 fn details(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> String {
     let mut text = String::new();
     let mut line = |key: &str, value: String| {
-        let _ = writeln!(text, "{key:<13}{value}");
+        let _ = writeln!(text, "{key:<15}{value}");
     };
     line("guest", guest.to_string());
     let Some(rule) = rule else {

@@ -5,16 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 use vitrify_core::config::GuestRule;
 use vitrify_core::engine::volumes_of;
+use vitrify_core::hooks::Work;
 use vitrify_core::inventory::Guest;
+use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{PointId, SnapshotId, Volume};
 use vitrify_core::policy::Period;
 use vitrify_core::policy::adoption::adopted;
 use vitrify_core::policy::retention::{Kept, Retention, Served, facts, periods, retention};
 use vitrify_core::ports::{Answer, FoundPoint};
+use vitrify_core::problem::Problem;
 use vitrify_host::rival;
 
 use crate::args::PruneArgs;
 use crate::command::confirm::confirm_drastic;
+use crate::command::hooks;
 use crate::command::removal::{self, Wanted, remove, snapshots_of};
 use crate::command::run::{Guests, look};
 use crate::context::{Context, Host};
@@ -47,20 +51,35 @@ pub(crate) struct Pruning<'a> {
     pub(crate) status: Status,
     /// What went, or would go.
     pub(crate) pruned: Vec<Value>,
+    /// What went wrong, a line each.
+    pub(crate) failures: Vec<String>,
 }
 
 impl<'a> Pruning<'a> {
     /// Of the points that there are now.
     pub(crate) fn new(context: &'a Context, host: &'a Host<'a>, dry_run: bool) -> Answer<Self> {
         let points = context.points()?;
-        Ok(Self { context, host, dry_run, points, status: DONE, pruned: Vec::new() })
+        Ok(Self {
+            context,
+            host,
+            dry_run,
+            points,
+            status: DONE,
+            pruned: Vec::new(),
+            failures: Vec::new(),
+        })
     }
 
     /// Prunes one guest's points; what stands against it is told.
     pub(crate) fn prune(&mut self, guest: &Guest, rule: &GuestRule) {
         if let Err(problem) = self.try_prune(guest, rule) {
-            self.status = self.status.and(output::problem(&problem));
+            self.fail(guest, &problem);
         }
+    }
+
+    fn fail(&mut self, guest: &Guest, problem: &Problem) {
+        self.status = self.status.and(output::problem(problem));
+        self.failures.push(format!("{}: not pruned: {}", guest.name, problem.chain()));
     }
 
     fn try_prune(&mut self, guest: &Guest, rule: &GuestRule) -> Answer<()> {
@@ -81,8 +100,17 @@ impl<'a> Pruning<'a> {
             true => Vec::new(),
             false => {
                 let whose = removal::Guest { name: &guest.name, uuid: &guest.uuid };
-                for failure in remove(self.context, self.host, whose, &wanted)?.failures {
-                    self.status = self.status.and(output::problem(&failure.into()));
+                let mut problems = Vec::new();
+                let removed = hooks::removal(
+                    self.context,
+                    &work(guest, &its, &wanted),
+                    &mut problems,
+                    || remove(self.context, self.host, whose, &wanted),
+                );
+                problems.iter().for_each(|it| self.fail(guest, it));
+                let Some(removed) = removed? else { return Ok(()) };
+                for failure in removed.failures {
+                    self.fail(guest, &failure.into());
                 }
                 self.context.points()?
             }
@@ -234,6 +262,22 @@ pub(crate) fn published<'a>(
     guest: &'a Guest,
 ) -> impl Iterator<Item = &'a FoundPoint> {
     points.iter().filter(|it| it.guest == guest.uuid && it.published)
+}
+
+/// What the hooks around a removal are told of.
+fn work(guest: &Guest, its: &[&FoundPoint], wanted: &Wanted) -> Work {
+    let of = |ids: &dyn Fn(&PointId) -> bool| -> Vec<&Manifest> {
+        its.iter().filter(|it| ids(&it.id)).filter_map(|it| it.manifest.as_ref().ok()).collect()
+    };
+    let going = of(&|id| wanted.points.contains(id));
+    let changed = of(&|id| wanted.points.contains(id) || wanted.images.contains(id));
+    let volumes: BTreeSet<_> =
+        changed.iter().flat_map(|it| &it.volumes).map(|it| &it.volume).collect();
+    Work {
+        guests: vec![guest.name.clone()],
+        volumes: volumes.into_iter().cloned().collect(),
+        names: going.iter().flat_map(|it| &it.names).cloned().collect(),
+    }
 }
 
 fn wanted(decided: &Retention) -> Wanted {

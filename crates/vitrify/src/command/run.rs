@@ -16,10 +16,12 @@ use vitrify_core::policy::Period;
 use vitrify_core::policy::due::{Due, due};
 use vitrify_core::policy::retention::{facts, taken};
 use vitrify_core::ports::{Answer, FoundPoint};
+use vitrify_core::problem::ProblemKind;
 use vitrify_host::tick;
 
 use crate::args::{RepairArgs, RunArgs};
 use crate::command::capture::{Taken, Wanted, take};
+use crate::command::notify::{self, Findings};
 use crate::command::prune::{Pruning, published};
 use crate::command::repair;
 use crate::command::snapshot::point_json;
@@ -30,17 +32,45 @@ use crate::output;
 use crate::progress::note;
 
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
+    let mut found = Findings::default();
+    let ended = carry_out(context, args, &mut found);
+    match &ended {
+        // The tick that is at work tells for itself.
+        Err(problem) if problem.kind == ProblemKind::Locked => return ended,
+        Err(problem) => found.failures.push(problem.chain()),
+        Ok(_) => {}
+    }
+    if args.dry_run {
+        return ended;
+    }
+    match notify::tell(context, &found) {
+        Ok(()) => ended,
+        Err(problem) => {
+            note(&format!("warning: {}", problem.chain()));
+            ended.map(|status| if status == DONE { FAILED } else { status })
+        }
+    }
+}
+
+fn carry_out(context: &Context, args: &RunArgs, found: &mut Findings) -> Answer<Status> {
     let host = context.host()?;
     let _tick = context.lock_tick()?;
     let all = RepairArgs { guest: None, dry_run: args.dry_run, commit: false, discard: false };
     let (repaired, ..) = repair::put_right(context, &host, &all)?;
+    if repaired.status != DONE {
+        found.failures.push("not everything could be repaired; see 'vitrify repair'".to_owned());
+    }
     let guests = look(context, &host)?;
+    if guests.status != DONE {
+        found.failures.push("a guest has two rules; see 'vitrify config check'".to_owned());
+    }
     let mut tick = Tick {
         context,
         host: &host,
         zone: time_zone(&context.config)?,
         dry_run: args.dry_run,
         status: repaired.status.and(guests.status),
+        found,
     };
     let (taken, failed) = tick.capture(&guests.covered)?;
     let pruned = match tick.clock_jump()? {
@@ -51,6 +81,7 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
         }
         None => tick.prune(&guests, &failed),
     };
+    tick.found.is_still_short = is_short(&context.points()?, &guests.covered);
     if context.json {
         output::json(&json!({
             "version": 1,
@@ -96,6 +127,16 @@ pub(crate) fn look<'a>(context: &'a Context, host: &Host<'_>) -> Answer<Guests<'
     Ok(found)
 }
 
+/// Whether the newest point of some guest is less than its rule demands.
+fn is_short(points: &[FoundPoint], guests: &[(Guest, &GuestRule)]) -> bool {
+    let falls_short = |(guest, rule): &(Guest, &GuestRule)| {
+        let newest = published(points, guest).find_map(|it| it.manifest.as_ref().ok());
+        let reached = newest.map(|it| it.consistency);
+        rule.consistency.zip(reached).is_some_and(|(demanded, reached)| !reached.meets(demanded))
+    };
+    guests.iter().any(falls_short)
+}
+
 /// One tick.
 struct Tick<'a> {
     context: &'a Context,
@@ -104,6 +145,7 @@ struct Tick<'a> {
     zone: TimeZone,
     dry_run: bool,
     status: Status,
+    found: &'a mut Findings,
 }
 
 /// Points that are taken alike.
@@ -142,6 +184,7 @@ impl Tick<'_> {
         for (kind, names) in kinds {
             if self.context.is_cancelled() {
                 self.status = self.status.and(FAILED);
+                self.found.failures.push("the tick was interrupted".to_owned());
                 break;
             }
             // The snapshots are called by the longest period.
@@ -153,13 +196,21 @@ impl Tick<'_> {
                 further_purposes: purposes.collect(),
                 ..Wanted::best(purpose)
             };
-            for (name, result) in take(self.context, self.host, &names, &wanted)? {
+            let mut hook_failures = Vec::new();
+            let results = take(self.context, self.host, &names, &wanted, &mut hook_failures);
+            for problem in &hook_failures {
+                self.status = self.status.and(output::problem(problem));
+                self.found.failures.push(problem.chain());
+            }
+            for (name, result) in results? {
                 let rule = guests.iter().find(|it| it.0.name == name).map(|it| it.1);
                 match result {
                     Ok(taken) => values.push(self.tell(&taken, rule)),
                     Err(problem) => {
-                        failed.push(name);
                         self.status = self.status.and(output::problem(&problem));
+                        let line = format!("{name}: no point: {}", problem.chain());
+                        self.found.failures.push(line);
+                        failed.push(name);
                     }
                 }
             }
@@ -173,6 +224,7 @@ impl Tick<'_> {
             Ok(pruning) => pruning,
             Err(problem) => {
                 self.status = self.status.and(output::problem(&problem));
+                self.found.failures.push(format!("nothing is pruned: {}", problem.chain()));
                 return Vec::new();
             }
         };
@@ -185,6 +237,7 @@ impl Tick<'_> {
         }
         pruning.prune_adopted(guests, |guest| !has_failed(guest));
         self.status = self.status.and(pruning.status);
+        self.found.failures.append(&mut pruning.failures);
         pruning.pruned
     }
 
@@ -219,17 +272,20 @@ impl Tick<'_> {
     }
 
     fn tell(&mut self, taken: &Taken, rule: Option<&GuestRule>) -> Value {
+        let manifest: &Manifest = &taken.manifest;
         for problem in &taken.problems {
             self.status = self.status.and(output::problem(&problem.clone().into()));
+            self.found.failures.push(format!("{}: {}", manifest.guest, problem.message));
         }
-        let manifest: &Manifest = &taken.manifest;
         let reached = manifest.consistency;
         let demanded = rule.and_then(|it| it.consistency);
         if let Some(demanded) = demanded.filter(|it| !reached.meets(*it)) {
-            note(&format!(
-                "warning: {}: the point is {reached}, and its rule demands {demanded}: {}",
+            let line = format!(
+                "{}: the point is {reached}, and its rule demands {demanded}: {}",
                 manifest.guest, manifest.reason
-            ));
+            );
+            note(&format!("warning: {line}"));
+            self.found.shortfalls.push(line);
         }
         if !self.context.json {
             let names: Vec<_> = manifest.names.iter().map(ToString::to_string).collect();

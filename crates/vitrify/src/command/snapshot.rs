@@ -24,7 +24,12 @@ pub(crate) fn run(context: &Context, args: &SnapshotArgs) -> Answer<Status> {
     };
     let mut status = DONE;
     let (mut points, mut failures) = (Vec::new(), Vec::new());
-    for (guest, result) in take(context, &host, &args.guests, &wanted)? {
+    let mut hook_failures = Vec::new();
+    let results = take(context, &host, &args.guests, &wanted, &mut hook_failures);
+    for problem in &hook_failures {
+        status = status.and(output::problem(problem));
+    }
+    for (guest, result) in results? {
         match result {
             Ok(taken) => {
                 for problem in &taken.problems {
