@@ -5,6 +5,7 @@
 
 pub mod datasets;
 pub mod decide;
+pub mod import;
 pub mod ini;
 mod keys;
 pub mod monitor;

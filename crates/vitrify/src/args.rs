@@ -406,7 +406,7 @@ pub(crate) struct RepairArgs {
     pub(crate) discard: bool,
 }
 
-/// Check the configuration, or show what it says of each guest.
+/// Check the configuration, show what it says of each guest, or import sanoid's.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]
@@ -430,6 +430,22 @@ pub(crate) enum ConfigCommand {
     /// guests; so it is, with both counts, where a file is wrong.
     Check,
     Show(ConfigShowArgs),
+    Import(ConfigImportArgs),
+}
+
+/// Turn a sanoid.conf into a configuration of ours, on stdout.
+///
+/// Policies come from its sections and templates, rules from the guests that have disks on its
+/// datasets, hooks from its scripts where all sections have the same. What is not carried over is a
+/// comment with the line of the original. Nothing is changed: put the text where it belongs
+/// yourself, in /etc/vitrify/vitrify.toml or a file of /etc/vitrify/conf.d, and have 'config check' read it.
+///
+/// Where libvirt is out of reach, the policies come without rules, and the exit status is 1.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigImportArgs {
+    /// sanoid's configuration, as a rule /etc/sanoid/sanoid.conf.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
 }
 
 /// Show which policy holds for each guest, and in which file and line that stands.

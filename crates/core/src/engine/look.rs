@@ -138,7 +138,7 @@ fn torn(world: &World<'_>) -> Answer<Vec<(GuestUuid, AnySnapshot)>> {
 
 fn snapshots(world: &World<'_>, guests: &[GuestFacts]) -> Answer<Vec<SnapshotFacts>> {
     let guests: Vec<_> = guests.iter().map(|it| it.guest.clone()).collect();
-    let volumes: BTreeSet<_> = volumes_of(world, &guests)?.into_iter().flatten().collect();
+    let volumes: BTreeSet<_> = volumes_of(world.storage, &guests)?.into_iter().flatten().collect();
     let found = world.storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
     let facts = |found: FoundSnapshot| {
         let destroy = world.storage.destroy_command(&found.snapshot);

@@ -8,7 +8,7 @@ use crate::definition::Definition;
 use crate::engine::definition_of;
 use crate::inventory::{Guest, Snapshot};
 use crate::name::{GuestUuid, Volume};
-use crate::ports::{Answer, FoundPoint, World};
+use crate::ports::{Answer, FoundPoint, Storage, World};
 use crate::problem::{Problem, ProblemKind};
 use crate::restore::{self, RestorePlan};
 
@@ -69,10 +69,10 @@ pub fn plan_capture(world: &World<'_>, request: &capture::Request) -> Answer<Pla
 }
 
 /// The volumes that each guest's disks lie on, as far as they can be found.
-pub fn volumes_of(world: &World<'_>, guests: &[Guest]) -> Answer<Vec<BTreeSet<Volume>>> {
+pub fn volumes_of(storage: &dyn Storage, guests: &[Guest]) -> Answer<Vec<BTreeSet<Volume>>> {
     let definitions = guests.iter().map(definition_of).collect::<Answer<Vec<_>>>()?;
     let all: Vec<_> = definitions.iter().flat_map(paths).cloned().collect();
-    let mut located = world.storage.locate(&all).into_iter();
+    let mut located = storage.locate(&all).into_iter();
     let volumes = |it: &Definition| -> BTreeSet<_> {
         let here = located.by_ref().take(paths(it).count());
         here.filter_map(Result::ok).map(|it| it.volume).collect()

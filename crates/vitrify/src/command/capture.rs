@@ -94,7 +94,7 @@ pub(crate) fn take(
             Err(problem) => results.push((name.clone(), Err(problem))),
         }
     }
-    let volumes = volumes_of(&host.world(), &guests)?;
+    let volumes = volumes_of(host.world().storage, &guests)?;
     let on: Vec<_> = guests.into_iter().zip(volumes).collect();
     for set in sets(&on) {
         let held = on.iter().filter(|(guest, _)| set.contains(guest));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,15 +10,19 @@ use std::sync::Arc;
 use jiff::civil::Time;
 use serde_json::{Value, json};
 use vitrify_core::config::{CommandLine, Config, ConfigError, GuestRule, Otherwise};
+use vitrify_core::engine::volumes_of;
 use vitrify_core::hooks::Hook;
 use vitrify_core::name::GuestName;
 use vitrify_core::policy::{Period, Policy, PreferredTimes, weekday_name};
 use vitrify_core::ports::{Answer, Hypervisor};
+use vitrify_core::problem::{Problem, ProblemKind};
+use vitrify_core::sanoid;
 use vitrify_host::libvirt::Libvirt;
+use vitrify_host::storage::HostStorage;
 
-use crate::args::{ConfigCommand, ConfigShowArgs, Global};
+use crate::args::{ConfigCommand, ConfigImportArgs, ConfigShowArgs, Global};
 use crate::configuration;
-use crate::exit::{DONE, Status, USAGE};
+use crate::exit::{DONE, FAILED, Status, USAGE};
 use crate::output;
 use crate::progress::note;
 
@@ -25,6 +30,7 @@ pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Answer<Status> {
     match command {
         ConfigCommand::Check => check(global),
         ConfigCommand::Show(args) => show(global, args),
+        ConfigCommand::Import(args) => import(global, args),
     }
 }
 
@@ -192,6 +198,35 @@ fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
         output::result(&scripts(&config));
     }
     Ok(status)
+}
+
+fn import(global: &Global, args: &ConfigImportArgs) -> Answer<Status> {
+    let file = args.file.display().to_string();
+    let text = fs::read_to_string(&args.file).map_err(|error| {
+        let mut problem = Problem::io(format!("cannot read {file}"), error);
+        problem.kind = ProblemKind::NotFound;
+        problem
+    })?;
+    // What is wrong with the file needs no guests.
+    let without = sanoid::import::import(&file, &text, None)?;
+    match placed(global) {
+        Ok(placed) => {
+            output::result(&sanoid::import::import(&file, &text, Some(&placed))?);
+            Ok(DONE)
+        }
+        Err(problem) => {
+            output::result(&without);
+            output::problem(&problem);
+            Ok(FAILED)
+        }
+    }
+}
+
+/// The guests, and what their disks lie on.
+fn placed(global: &Global) -> Answer<Vec<sanoid::import::Placed>> {
+    let guests = Libvirt::connect(&global.connect, Arc::default())?.guests()?;
+    let volumes = volumes_of(&HostStorage, &guests)?;
+    Ok(guests.into_iter().map(|it| it.name).zip(volumes).collect())
 }
 
 /// The scripts that hold for every guest, a line each.

@@ -137,7 +137,7 @@ impl<'a> Pruning<'a> {
         let covered = guests.covered.iter().map(|(guest, rule)| (guest, Some(*rule)));
         let all: Vec<_> = covered.chain(guests.bare.iter().map(|guest| (guest, None))).collect();
         let of_each = volumes_of(
-            &self.host.world(),
+            self.host.world().storage,
             &all.iter().map(|(guest, _)| (*guest).clone()).collect::<Vec<_>>(),
         )?;
         let mut by_volume: BTreeMap<Volume, Vec<(&Guest, Option<&GuestRule>)>> = BTreeMap::new();

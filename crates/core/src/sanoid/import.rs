@@ -1,0 +1,401 @@
+//! A `sanoid.conf` as a configuration of ours: policies, rules for the guests on its datasets, hooks, and
+//! comments that say what is not carried over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use jiff::civil::{Date, Time};
+
+use super::datasets::targets;
+use super::ini;
+use super::settings::{Section, Settings, read};
+use crate::config::ConfigError;
+use crate::hooks::Hook;
+use crate::name::{GuestName, Volume};
+use crate::policy::{Period, PreferredTimes, weekday_name};
+
+/// A guest, and the volumes that its disks lie on.
+pub type Placed = (GuestName, BTreeSet<Volume>);
+
+/// The most that our configuration keeps of a period.
+const MOST: u32 = 100_000;
+
+/// Sections that say which dataset they are of, and how.
+const ABOUT_DATASETS: [&str; 5] =
+    ["path", "use_template", "recursive", "process_children_only", "skip_children"];
+
+/// Writes the configuration that a `sanoid.conf` of this name means for these guests; `None`: nobody
+/// knows which there are, so there are no rules.
+///
+/// # Errors
+/// Where sanoid's file is wrong.
+pub fn import(file: &str, text: &str, guests: Option<&[Placed]>) -> Result<String, ConfigError> {
+    let configuration = read(file, text)?;
+    let (written, _) = ini::parse(file, text)?;
+    let sections = &configuration.sections;
+    let policies = policies(sections, &written);
+    let datasets: BTreeSet<_> = guests.unwrap_or_default().iter().flat_map(|it| &it.1).collect();
+    let datasets: Vec<_> = datasets.into_iter().cloned().collect();
+    let targets = targets(sections, &datasets);
+    let section_of: BTreeMap<_, _> =
+        targets.targets.iter().map(|it| (it.dataset, it.section)).collect();
+
+    let mut out = Writer::default();
+    out.comment(&format!("Imported from {file}."));
+    out.comment(
+        "sanoid's own snapshots are neither counted nor pruned by 'vitrify run'. When it takes over, \
+         take its guests' datasets out of sanoid.conf.",
+    );
+    let warnings =
+        configuration.warnings.iter().map(|it| format!("line {}: {}", it.line, it.message));
+    let mut left: Vec<_> = warnings.chain(not_carried_over(&written)).collect();
+    left.sort_by_key(|it| line_of(it));
+    left.iter().for_each(|it| out.comment(it));
+    hooks(&mut out, sections);
+    for policy in &policies {
+        out.policy(policy);
+    }
+    match guests {
+        Some(guests) => rules(&mut out, guests, &section_of, &policies),
+        None => out.paragraph(
+            "Nobody could ask libvirt which guests there are, so no rule is here: a [[guest]] names \
+             guests and the policy that holds for them.",
+        ),
+    }
+    let held: BTreeSet<_> = section_of.values().map(|it| it.line).collect();
+    let bare: Vec<_> = sections.iter().filter(|it| !held.contains(&it.line)).collect();
+    if !bare.is_empty() {
+        out.paragraph(match guests {
+            Some(_) => {
+                "Datasets on which no guest has a disk. 'vitrify run' takes points of guests only: \
+                 leave these to sanoid."
+            }
+            None => "The datasets, and the policies of what lies on them.",
+        });
+        for section in bare {
+            let policy = policies.iter().find(|it| it.lines.contains(&section.line));
+            let policy =
+                policy.map_or("autosnap is off".to_owned(), |it| format!("policy {}", it.name));
+            out.comment(&format!("  {} (line {}): {policy}", section.dataset, section.line));
+        }
+    }
+    Ok(out.0)
+}
+
+/// A policy, and the lines of the sections that it holds for.
+struct Imported {
+    name: String,
+    body: String,
+    lines: Vec<usize>,
+}
+
+/// The policies of the sections that take snapshots; those that say the same are one.
+fn policies(sections: &[Section], written: &[ini::Section]) -> Vec<Imported> {
+    let mut all: Vec<Imported> = Vec::new();
+    for section in sections.iter().filter(|it| it.settings.autosnap) {
+        let body = body(&section.settings);
+        match all.iter_mut().find(|it| it.body == body) {
+            Some(same) => same.lines.push(section.line),
+            None => {
+                let wanted = policy_name(section, written);
+                let is_free = |name: &String| !all.iter().any(|it| it.name == *name);
+                let numbered = (2..).map(|it| format!("{wanted}-{it}"));
+                let name = std::iter::once(wanted.clone()).chain(numbered).find(is_free);
+                let name = name.unwrap_or(wanted);
+                all.push(Imported { name, body, lines: vec![section.line] });
+            }
+        }
+    }
+    all
+}
+
+/// The name of the one template that says it all, or else of the section.
+fn policy_name(section: &Section, written: &[ini::Section]) -> String {
+    let of_policy = |it: &ini::Section| it.entries.iter().any(|it| is_policy_key(&it.key));
+    let own = written.iter().find(|it| it.name == section.name);
+    let used = own.and_then(|it| it.entries.iter().find(|it| it.key == "use_template"));
+    let used = used.map(|it| it.value.split(',').map(str::trim)).into_iter().flatten();
+    let used: Vec<_> = used
+        .filter(|name| {
+            written
+                .iter()
+                .any(|it| it.name.strip_prefix("template_") == Some(name) && of_policy(it))
+        })
+        .collect();
+    let name = match (&used[..], own.is_some_and(of_policy)) {
+        ([one], false) => *one,
+        _ => section.name.as_str(),
+    };
+    let fine = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+    name.chars().map(fine).collect()
+}
+
+/// Whether a key of sanoid's says what is kept and when it is taken.
+fn is_policy_key(key: &str) -> bool {
+    let begins = |it: &&str| key.starts_with(it);
+    let times = ["frequent", "hourly", "daily", "weekly", "monthly", "yearly", "auto"];
+    times.iter().any(|it| begins(it)) && !key.ends_with("_warn") && !key.ends_with("_crit")
+}
+
+/// What stands in the table of a policy.
+fn body(settings: &Settings) -> String {
+    let mut text = String::new();
+    if !settings.autoprune {
+        text += "# sanoid pruned nothing of these (autoprune is off), and this is the most to be kept\n";
+    }
+    let kept = settings.policy.keep.iter().filter(|it| *it.1 > 0);
+    let kept: Vec<_> = kept.map(|(period, count)| (*period, *count)).collect();
+    for (period, count) in &kept {
+        let count = if settings.autoprune { (*count).min(MOST) } else { MOST };
+        let _ = writeln!(text, "{period} = {count}");
+    }
+    for (period, _) in kept {
+        text += &times(period, &settings.policy.times);
+    }
+    text
+}
+
+/// The preferred time of a period, where it is not the default.
+fn times(period: Period, times: &PreferredTimes) -> String {
+    let default = PreferredTimes::default();
+    let at = |key: &str, time: Time, default: Time| match time == default {
+        true => String::new(),
+        false => format!("{key}-at = \"{}\"\n", time.strftime("%H:%M")),
+    };
+    let unless = |is_default: bool, line: String| if is_default { String::new() } else { line };
+    match period {
+        Period::Frequently => {
+            let minutes = times.frequent_minutes;
+            unless(minutes == default.frequent_minutes, format!("frequent-period = {minutes}\n"))
+        }
+        Period::Hourly => {
+            let minute = times.hourly_minute;
+            unless(minute == default.hourly_minute, format!("hourly-min = {minute}\n"))
+        }
+        Period::Daily => at("daily", times.daily, default.daily),
+        Period::Weekly => {
+            let (day, time) = times.weekly;
+            let on = format!("weekly-on = \"{}\"\n", weekday_name(day));
+            unless(day == default.weekly.0, on) + &at("weekly", time, default.weekly.1)
+        }
+        Period::Monthly => {
+            let (day, time) = times.monthly;
+            let on = format!("monthly-on = {day}\n");
+            unless(day == default.monthly.0, on) + &at("monthly", time, default.monthly.1)
+        }
+        Period::Yearly => {
+            let (month, day, time) = times.yearly;
+            let is_default = (month, day) == (default.yearly.0, default.yearly.1);
+            // Ours is a day that there is in a leap year at least.
+            let last = i8::try_from(month).ok().and_then(|it| Date::new(2000, it, 1).ok());
+            let last = last.and_then(|it| u8::try_from(it.days_in_month()).ok()).unwrap_or(day);
+            let on = format!("yearly-on = \"{month:02}-{:02}\"\n", day.min(last));
+            unless(is_default, on) + &at("yearly", time, default.yearly.2)
+        }
+    }
+}
+
+/// The rules for the guests that sections cover, and what is said of the others.
+fn rules(
+    out: &mut Writer,
+    guests: &[Placed],
+    section_of: &BTreeMap<&Volume, &Section>,
+    policies: &[Imported],
+) {
+    let mut covered: BTreeMap<&str, Vec<&GuestName>> = BTreeMap::new();
+    let (mut notes, mut bare) = (Vec::new(), Vec::new());
+    for (guest, volumes) in guests {
+        let held: Vec<_> =
+            volumes.iter().filter_map(|it| Some((it, *section_of.get(it)?))).collect();
+        let policy = |section: &Section| {
+            policies.iter().find(|it| it.lines.contains(&section.line)).map(|it| it.name.as_str())
+        };
+        let theirs: BTreeSet<_> = held.iter().map(|it| policy(it.1)).collect();
+        let mut theirs = theirs.into_iter();
+        match (theirs.next(), theirs.next()) {
+            (None, _) => bare.push(guest.as_str()),
+            (Some(None), None) => notes.push(format!(
+                "Guest {guest}: nothing is taken of it, because autosnap is off in [{}] (line {}).",
+                held[0].1.name, held[0].1.line
+            )),
+            (Some(Some(policy)), None) => {
+                covered.entry(policy).or_default().push(guest);
+                let outside = volumes.iter().filter(|it| !section_of.contains_key(it));
+                notes.extend(outside.map(|it| {
+                    format!(
+                        "Guest {guest}: its volume {it} is in no section; it is captured as well."
+                    )
+                }));
+            }
+            _ => {
+                let of = |it: &(&Volume, &Section)| {
+                    let policy = policy(it.1).unwrap_or("none, autosnap is off");
+                    format!("{} (line {}): {policy}", it.0, it.1.line)
+                };
+                let list: Vec<_> = held.iter().map(of).collect();
+                notes.push(format!(
+                    "Guest {guest} has no rule, because its volumes have several policies, and a \
+                     guest has one: {}. Write a rule for it.",
+                    list.join("; ")
+                ));
+            }
+        }
+    }
+    for (policy, guests) in covered {
+        let names: Vec<_> = guests.iter().map(|it| quoted(it.as_str())).collect();
+        out.blank();
+        out.line("[[guest]]");
+        out.line(&format!("match = [{}]", names.join(", ")));
+        out.line(&format!("policy = {}", quoted(policy)));
+    }
+    if !bare.is_empty() {
+        notes.push(format!("Guests on which no section has any bearing: {}.", bare.join(", ")));
+    }
+    notes.iter().for_each(|it| out.paragraph(it));
+}
+
+/// The hooks, as far as all sections have the same.
+fn hooks(out: &mut Writer, sections: &[Section]) {
+    type Of = fn(&Settings) -> &Option<String>;
+    let all: [(&str, Of, fn(&Settings) -> bool); 4] = [
+        ("pre_snapshot_script", |it| &it.pre_snapshot_script, |it| it.autosnap),
+        ("post_snapshot_script", |it| &it.post_snapshot_script, |it| it.autosnap),
+        ("pre_pruning_script", |it| &it.pre_pruning_script, |it| it.autoprune),
+        ("pruning_script", |it| &it.pruning_script, |it| it.autoprune),
+    ];
+    let (mut lines, mut differing, mut limits) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (hook, (key, of, runs)) in Hook::ALL.into_iter().zip(all) {
+        let those: Vec<_> = sections.iter().filter(|it| runs(&it.settings)).collect();
+        let distinct: BTreeSet<_> = those.iter().map(|it| of(&it.settings)).collect();
+        let with = those.iter().filter(|it| of(&it.settings).is_some());
+        limits.extend(with.map(|it| it.settings.script_timeout));
+        match (distinct.len(), distinct.first()) {
+            (1, Some(Some(script))) if !script.contains('\0') => {
+                lines.push(format!("{hook} = {}", quoted(script)));
+            }
+            (0, _) | (1, Some(None)) => {}
+            _ => {
+                let said = those.iter().map(|it| {
+                    let script = of(&it.settings).as_deref().unwrap_or("none");
+                    format!("{} (line {}): {script}", it.dataset, it.line)
+                });
+                let said: Vec<_> = said.collect();
+                differing.push(format!(
+                    "{key} is not the same everywhere, and {hook} holds for all guests: {}",
+                    said.join("; ")
+                ));
+            }
+        }
+    }
+    if !lines.is_empty() {
+        out.paragraph(
+            "vitrify itself freezes guests, saves their memory and puts disks on overlays: a script \
+             that does any of that has served, take it out.",
+        );
+        out.line("[hooks]");
+        lines.iter().for_each(|it| out.line(it));
+        match (limits.len(), limits.first()) {
+            (1, Some(Some(limit))) => out.line(&format!("timeout = \"{}s\"", limit.as_secs())),
+            _ => out.comment(
+                "script_timeout is not one number of seconds everywhere; timeout is \"30s\" unless \
+                 you say",
+            ),
+        }
+    }
+    differing.iter().for_each(|it| out.paragraph(it));
+}
+
+/// What was written and means nothing to us, by its line.
+fn not_carried_over(written: &[ini::Section]) -> impl Iterator<Item = String> {
+    let entries = written.iter().flat_map(|it| &it.entries);
+    entries.filter_map(|it| {
+        let why = why_not(&it.key, &it.value)?;
+        Some(format!("line {}: {} = {}: {why}", it.line, it.key, it.value))
+    })
+}
+
+/// Why a setting is not carried over; `None` where it is, or where it says what holds anyway.
+fn why_not(key: &str, value: &str) -> Option<&'static str> {
+    let on = ["1", "true", "yes", "on"].iter().any(|it| value.eq_ignore_ascii_case(it));
+    let is_monitor = key.starts_with("monitor")
+        || key.starts_with("capacity_")
+        || key.ends_with("_warn")
+        || key.ends_with("_crit");
+    match key {
+        "prune_defer" if value != "0" => Some("what has served goes however full the pool is"),
+        "no_inconsistent_snapshot" if on => Some(
+            "a point is taken also where the hook before it fails, and the exit status says so",
+        ),
+        "autosnap" if !on => Some("nothing is taken there, so it has no rule"),
+        _ if is_monitor => Some("'vitrify status --nagios' judges by the policies"),
+        _ if ABOUT_DATASETS.contains(&key) || is_policy_key(key) => {
+            let count = value.parse::<u32>().is_ok_and(|it| it > MOST);
+            count.then_some("100000 is the most to be kept")
+        }
+        _ => None,
+    }
+}
+
+/// Which line a note begins with.
+fn line_of(note: &str) -> Option<usize> {
+    note.strip_prefix("line ")?.split_once(':')?.0.parse().ok()
+}
+
+/// As TOML has it.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// The text to be.
+#[derive(Default)]
+struct Writer(String);
+
+impl Writer {
+    fn line(&mut self, text: &str) {
+        self.0 += text;
+        self.0.push('\n');
+    }
+
+    fn blank(&mut self) {
+        self.0.push('\n');
+    }
+
+    /// Behind `#`, no longer than a terminal is wide; what a comment must not hold becomes `?`.
+    fn comment(&mut self, text: &str) {
+        const WIDTH: usize = 100;
+        let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let indent = &text[..text.len() - text.trim_start().len()];
+        let mut line = format!("# {indent}");
+        let mut is_empty = true;
+        for word in text.split_whitespace() {
+            if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
+                self.line(&line);
+                line = format!("# {indent}  ");
+                is_empty = true;
+            }
+            if !is_empty {
+                line.push(' ');
+            }
+            line += word;
+            is_empty = false;
+        }
+        self.line(&line);
+    }
+
+    /// A comment by itself.
+    fn paragraph(&mut self, text: &str) {
+        self.blank();
+        self.comment(text);
+    }
+
+    fn policy(&mut self, policy: &Imported) {
+        let lines: Vec<_> = policy.lines.iter().map(ToString::to_string).collect();
+        let word = if lines.len() == 1 { "line" } else { "lines" };
+        self.blank();
+        self.line(&format!("[policy.{}] # {word} {}", policy.name, lines.join(", ")));
+        self.0 += &policy.body;
+    }
+}
+
+#[cfg(test)]
+mod tests;
