@@ -25,6 +25,9 @@ use self::values::{AbsolutePath, Limit, Percent, ShellLine, ShortLimit};
 use crate::hooks::Hook;
 use crate::problem::{Problem, ProblemKind};
 
+/// The JSON schema of a configuration file.
+pub const SCHEMA: &str = include_str!("config/schema.json");
+
 /// What an administrator can set. [`Config::default`] is what holds without any file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -178,6 +181,7 @@ impl Config {
                 Err(error) => errors.push(error),
             }
         }
+        errors.extend(config.contradictions());
         errors.sort();
         if errors.is_empty() { Ok(config) } else { Err(errors) }
     }

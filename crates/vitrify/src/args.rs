@@ -431,12 +431,16 @@ pub(crate) enum ConfigCommand {
     Check,
     Show(ConfigShowArgs),
     Import(ConfigImportArgs),
+    /// Print the JSON schema of the configuration, by which an editor completes and checks it.
+    ///
+    /// Put '#:schema FILE' into its first line, FILE being what this printed. 'config check' knows more.
+    Schema,
 }
 
 /// Turn a sanoid.conf into a configuration of ours, on stdout.
 ///
 /// Policies come from its sections and templates, rules from the guests that have disks on its
-/// datasets, hooks from its scripts where all sections have the same. What is not carried over is a
+/// datasets, hooks from its scripts where the sections of all guests have the same. What is not carried over is a
 /// comment with the line of the original. Nothing is changed: put the text where it belongs
 /// yourself, in /etc/vitrify/vitrify.toml or a file of /etc/vitrify/conf.d, and have 'config check' read it.
 ///

@@ -1,5 +1,6 @@
 //! Which guests a policy holds for.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -104,6 +105,16 @@ pub struct TwoRules {
     pub second: Place,
 }
 
+impl TwoRules {
+    /// What is wrong with the second.
+    pub fn error(&self) -> ConfigError {
+        let Self { guest, first, second } = self;
+        second.error(format!(
+            "guest '{guest}' has two rules, this one and that at {first}; let only one match it"
+        ))
+    }
+}
+
 impl From<TwoRules> for Problem {
     fn from(two: TwoRules) -> Self {
         Self::new(ProblemKind::NotFound, two.to_string())
@@ -127,6 +138,14 @@ impl Config {
             }),
             _ => Ok(first),
         }
+    }
+
+    /// The guests that two rules match, as far as one of them names the guest: no host need be asked.
+    pub(super) fn contradictions(&self) -> Vec<ConfigError> {
+        let patterns = self.rules.iter().flat_map(|it| &it.patterns);
+        let names = patterns.map(|it| &it.0).filter(|it| !it.as_str().contains(['*', '?']));
+        let names: BTreeSet<_> = names.collect();
+        names.into_iter().filter_map(|it| self.rule_for(it).err()).map(|it| it.error()).collect()
     }
 
     /// The patterns that match none of the host's `guests`, each with its rule.

@@ -275,6 +275,18 @@ fn errors_say_where_and_what_instead() {
             "invalid type: boolean `true`, expected a command line such as \
              \"/opt/scripts/pre.sh\"",
         ),
+        (
+            "[policy.a]\n[[guest]]\nmatch = 'web'\npolicy = 'a'\n[[guest]]\nmatch = ['x', 'web']\n\
+             policy = 'a'",
+            5,
+            "guest 'web' has two rules, this one and that at v.toml:2; let only one match it",
+        ),
+        (
+            "[policy.a]\n[[guest]]\nmatch = 'web'\npolicy = 'a'\n[[guest]]\nmatch = 'w*'\n\
+             policy = 'a'",
+            5,
+            "guest 'web' has two rules, this one and that at v.toml:2; let only one match it",
+        ),
         ("[memory]\non-root = 1", 2, "invalid type: integer `1`, expected a boolean"),
         ("[memory", 1, "unclosed table, expected `]`"),
     ] {
@@ -322,4 +334,35 @@ fn errors_of_several_files() {
             "two.toml:1: unclosed table, expected `]`",
         ]
     );
+}
+
+/// The keys that may stand in a table are those that an error tells of.
+#[test]
+fn the_schema_has_every_key() {
+    let schema: serde_json::Value = serde_json::from_str(SCHEMA).unwrap();
+    let read = |header: &str| -> Vec<String> {
+        let errors = Config::parse([("v.toml", format!("{header}\nxxxxxxxxxxxxxxx = 1").as_str())]);
+        let message = errors.unwrap_err().remove(0).message;
+        let known = message.split_once("what can stand here is ").expect(&message).1;
+        let mut known: Vec<_> = known.split(", ").map(str::to_owned).collect();
+        known.sort();
+        known
+    };
+    for (header, place) in [
+        ("", ""),
+        ("[memory]", "/properties/memory"),
+        ("[overlay]", "/properties/overlay"),
+        ("[capture]", "/properties/capture"),
+        ("[hooks]", "/properties/hooks"),
+        ("[notify]", "/properties/notify"),
+        ("[policy.a]", "/$defs/policy"),
+        ("[policy.a.memory]", "/$defs/policy/properties/memory"),
+        ("[[guest]]", "/$defs/guest"),
+    ] {
+        let table = schema.pointer(place).unwrap();
+        let mut keys: Vec<_> = table["properties"].as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        assert_eq!(keys, read(header), "{header}");
+        assert_eq!(table["additionalProperties"], false, "{header}");
+    }
 }

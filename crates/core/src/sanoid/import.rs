@@ -51,7 +51,10 @@ pub fn import(file: &str, text: &str, guests: Option<&[Placed]>) -> Result<Strin
     let mut left: Vec<_> = warnings.chain(not_carried_over(&written)).collect();
     left.sort_by_key(|it| line_of(it));
     left.iter().for_each(|it| out.comment(it));
-    hooks(&mut out, sections);
+    let held: BTreeSet<_> = section_of.values().map(|it| it.line).collect();
+    // Hooks are for guests; where nobody knows of any, for whatever there may be.
+    let hooked = sections.iter().filter(|it| held.is_empty() || held.contains(&it.line));
+    hooks(&mut out, &hooked.collect::<Vec<_>>());
     for policy in &policies {
         out.policy(policy);
     }
@@ -62,7 +65,6 @@ pub fn import(file: &str, text: &str, guests: Option<&[Placed]>) -> Result<Strin
              guests and the policy that holds for them.",
         ),
     }
-    let held: BTreeSet<_> = section_of.values().map(|it| it.line).collect();
     let bare: Vec<_> = sections.iter().filter(|it| !held.contains(&it.line)).collect();
     if !bare.is_empty() {
         out.paragraph(match guests {
@@ -132,9 +134,8 @@ fn policy_name(section: &Section, written: &[ini::Section]) -> String {
 
 /// Whether a key of sanoid's says what is kept and when it is taken.
 fn is_policy_key(key: &str) -> bool {
-    let begins = |it: &&str| key.starts_with(it);
     let times = ["frequent", "hourly", "daily", "weekly", "monthly", "yearly", "auto"];
-    times.iter().any(|it| begins(it)) && !key.ends_with("_warn") && !key.ends_with("_crit")
+    times.iter().any(|it| key.starts_with(it)) && !key.ends_with("_warn") && !key.ends_with("_crit")
 }
 
 /// What stands in the table of a policy.
@@ -254,10 +255,10 @@ fn rules(
     notes.iter().for_each(|it| out.paragraph(it));
 }
 
-/// The hooks, as far as all sections have the same.
-fn hooks(out: &mut Writer, sections: &[Section]) {
-    type Of = fn(&Settings) -> &Option<String>;
-    let all: [(&str, Of, fn(&Settings) -> bool); 4] = [
+/// The hooks, as far as all of these sections have the same.
+fn hooks(out: &mut Writer, sections: &[&Section]) {
+    type Script = (&'static str, fn(&Settings) -> &Option<String>, fn(&Settings) -> bool);
+    let all: [Script; 4] = [
         ("pre_snapshot_script", |it| &it.pre_snapshot_script, |it| it.autosnap),
         ("post_snapshot_script", |it| &it.post_snapshot_script, |it| it.autosnap),
         ("pre_pruning_script", |it| &it.pre_pruning_script, |it| it.autoprune),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jiff::civil::Time;
 use serde_json::{Value, json};
-use vitrify_core::config::{CommandLine, Config, ConfigError, GuestRule, Otherwise};
+use vitrify_core::config::{CommandLine, Config, ConfigError, GuestRule, Otherwise, SCHEMA};
 use vitrify_core::engine::volumes_of;
 use vitrify_core::hooks::Hook;
 use vitrify_core::name::GuestName;
@@ -31,6 +31,10 @@ pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Answer<Status> {
         ConfigCommand::Check => check(global),
         ConfigCommand::Show(args) => show(global, args),
         ConfigCommand::Import(args) => import(global, args),
+        ConfigCommand::Schema => {
+            output::result(SCHEMA);
+            Ok(DONE)
+        }
     }
 }
 
@@ -103,10 +107,7 @@ impl<'a> Guests<'a> {
             match config.rule_for(guest) {
                 Ok(Some(_)) => {}
                 Ok(None) => unprotected.push(guest.as_str()),
-                Err(two) => errors.push(two.second.error(format!(
-                    "guest '{guest}' has two rules, this one and that at {}; let only one match it",
-                    two.first
-                ))),
+                Err(two) => errors.push(two.error()),
             }
         }
         let unmatched = config.unmatched(guests).into_iter();

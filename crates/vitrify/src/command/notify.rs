@@ -1,5 +1,6 @@
 //! Tells whoever is to know how a tick ended: runs the command of `[notify]`.
 
+use vitrify_core::config::CommandLine;
 use vitrify_core::notice::{Event, Notice};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
@@ -18,25 +19,31 @@ pub(crate) struct Findings {
 }
 
 /// Runs the command where there is something to tell, and remembers it for the next tick. A recovery that
-/// could not be told is told by the next one.
+/// could not be told is told by the next one. Where nothing can be remembered, everything else is told all
+/// the same.
 pub(crate) fn tell(context: &Context, found: &Findings) -> Answer<()> {
     let file = context.tick_file();
-    let was_in_order = file.was_in_order()?;
-    let notice = Notice::of(&found.failures, &found.shortfalls, was_in_order, found.is_still_short);
-    let Some(notice) = notice else { return Ok(()) };
-    if notice.event != Event::Recovery {
-        file.remember_trouble(Some(&notice.message))?;
+    let was_in_order = file.was_in_order();
+    let notice = Notice::of(
+        &found.failures,
+        &found.shortfalls,
+        *was_in_order.as_ref().unwrap_or(&true),
+        found.is_still_short,
+    );
+    let Some(notice) = notice else { return was_in_order.map(drop) };
+    let told = context.config.notify.as_ref().map_or(Ok(()), |it| run(context, it, &notice));
+    match notice.event {
+        Event::Recovery => told.and_then(|()| file.remember_trouble(None)),
+        Event::Failure | Event::Degraded => told.and(file.remember_trouble(Some(&notice.message))),
     }
-    if let Some(command) = &context.config.notify
-        && let (_, Some(fate)) = perform(context, command, "notify", &notice.environment())
-    {
-        let message = format!("nobody was told of the {}: {fate}", notice.event.as_str());
-        return Err(
-            Problem::failed(message).hint(format!("the command stands at {}", command.place))
-        );
+}
+
+fn run(context: &Context, command: &CommandLine, notice: &Notice) -> Answer<()> {
+    match perform(context, command, "notify", &notice.environment()) {
+        (_, None) => Ok(()),
+        (_, Some(fate)) => {
+            let event = notice.event.as_str();
+            Err(Problem::failed(format!("nobody was told of the {event}: {fate}")))
+        }
     }
-    if notice.event == Event::Recovery {
-        file.remember_trouble(None)?;
-    }
-    Ok(())
 }

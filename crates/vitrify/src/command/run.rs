@@ -32,8 +32,10 @@ use crate::output;
 use crate::progress::note;
 
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
+    // Before anything is done in its name. What is wrong with the configuration is told here alone.
+    let zone = time_zone(&context.config)?;
     let mut found = Findings::default();
-    let ended = carry_out(context, args, &mut found);
+    let ended = carry_out(context, args, zone, &mut found);
     match &ended {
         // The tick that is at work tells for itself.
         Err(problem) if problem.kind == ProblemKind::Locked => return ended,
@@ -52,7 +54,12 @@ pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
     }
 }
 
-fn carry_out(context: &Context, args: &RunArgs, found: &mut Findings) -> Answer<Status> {
+fn carry_out(
+    context: &Context,
+    args: &RunArgs,
+    zone: TimeZone,
+    found: &mut Findings,
+) -> Answer<Status> {
     let host = context.host()?;
     let _tick = context.lock_tick()?;
     let all = RepairArgs { guest: None, dry_run: args.dry_run, commit: false, discard: false };
@@ -67,7 +74,7 @@ fn carry_out(context: &Context, args: &RunArgs, found: &mut Findings) -> Answer<
     let mut tick = Tick {
         context,
         host: &host,
-        zone: time_zone(&context.config)?,
+        zone,
         dry_run: args.dry_run,
         status: repaired.status.and(guests.status),
         found,

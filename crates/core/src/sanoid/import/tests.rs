@@ -113,6 +113,8 @@ fn scripts() {
         ("[t]", "30"),
         ("[t]\npre_snapshot_script=/a b\n[u]\npre_snapshot_script=/a b", "pre-snapshot=/a b 5"),
         ("[t]\npre_snapshot_script=/a\n[u]", "30"),
+        // On what they say of other datasets nothing hangs.
+        ("[t/mail]\npre_snapshot_script=/a\n[u]", "pre-snapshot=/a 5"),
         // Where nothing is taken, no script runs.
         ("[t]\npre_snapshot_script=/a\n[u]\nautosnap=no", "pre-snapshot=/a 5"),
         (
