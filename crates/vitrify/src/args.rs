@@ -333,6 +333,11 @@ pub(crate) struct StatusArgs {
 /// The hooks of the configuration run around each capture and each guest's removals; where the hook
 /// before a removal fails, nothing of that guest is pruned (exit status 1). The command of [notify] is
 /// run where something failed, where a point is less than its rule demands, and when all is well again.
+///
+/// Hooks get sanoid's variables, VITRIFY_HOOK and VITRIFY_GUESTS, those after the work also VITRIFY_RESULT
+/// (taken, pruned or failed) and VITRIFY_ERROR, after a capture VITRIFY_SNAPSHOT_TAKEN,
+/// VITRIFY_CONSISTENCY and VITRIFY_ENGINE. The command of [notify] gets VITRIFY_EVENT (failure, degraded
+/// or recovery) and VITRIFY_MESSAGE.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
     /// Only say what would be done.
@@ -422,8 +427,8 @@ pub(crate) enum ConfigCommand {
     /// mended, because policies and rules are compared only when every file can be read. Two rules
     /// that match one guest are an error too.
     ///
-    /// A pattern that matches no guest is a warning only, and guests that no rule matches are named
-    /// in a note, as is a command whose program is not there. Where libvirt is out of reach, a note says that nobody looked at the guests.
+    /// A pattern that matches no guest is a warning only, and so is a hook whose program is not there;
+    /// guests that no rule matches are named in a note. Where libvirt is out of reach, a note says that nobody looked at the guests.
     ///
     /// With --json: {version, errors, warnings, policies, rules, unprotected}; errors and warnings
     /// are objects of file, line and message. 'unprotected' is null where nobody looked at the

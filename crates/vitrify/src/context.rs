@@ -42,6 +42,7 @@ pub(crate) struct Context {
     pub(crate) zone: TimeZone,
     style: Style,
     verbose: bool,
+    only_errors: bool,
     connect: String,
     state: PathBuf,
     cancelled: Arc<AtomicBool>,
@@ -133,6 +134,7 @@ impl Context {
             yes: global.yes,
             zone: TimeZone::system(),
             verbose: global.verbose,
+            only_errors: global.quiet,
             style: Style::of(global.quiet, global.verbose, global.no_progress),
             connect: global.connect.clone(),
             state,
@@ -214,6 +216,11 @@ impl Context {
     /// Whether each decision and its reason are wanted on stderr.
     pub(crate) fn is_verbose(&self) -> bool {
         self.verbose
+    }
+
+    /// Whether nothing but errors is wanted on stderr, said in so many words.
+    pub(crate) fn wants_only_errors(&self) -> bool {
+        self.only_errors
     }
 
     /// Whether notes are wanted on stderr.

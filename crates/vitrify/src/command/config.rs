@@ -57,7 +57,6 @@ fn check(global: &Global) -> Answer<Status> {
     if files.is_empty() {
         notes.push("there is no configuration file, so the defaults hold".to_owned());
     }
-    notes.extend(config.hooks.values().chain(&config.notify).filter_map(doubt));
     let names = guest_names(global);
     let guests = match &names {
         Ok(names) => Some(Guests::look(&config, names)),
@@ -77,7 +76,7 @@ fn check(global: &Global) -> Answer<Status> {
 }
 
 /// Why a command line will hardly work: its program is named by its path and cannot be executed.
-fn doubt(command: &CommandLine) -> Option<String> {
+fn doubt(command: &CommandLine) -> Option<ConfigError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
     let program = command.line.split_whitespace().next()?;
     let path = Path::new(program);
@@ -90,7 +89,7 @@ fn doubt(command: &CommandLine) -> Option<String> {
         Ok(found) if found.permissions().mode() & 0o111 == 0 => "it is not executable".to_owned(),
         Ok(_) => return None,
     };
-    Some(format!("{}: the command '{program}' will fail: {why}", command.place))
+    Some(command.place.error(format!("the command '{program}' will fail: {why}")))
 }
 
 /// What the rules are to the guests that there are.
@@ -127,7 +126,9 @@ fn report(
 ) -> Status {
     let guests = read.as_ref().and_then(|it| it.1.as_ref());
     let errors = guests.map_or(broken, |it| &it.errors);
-    let warnings = guests.map_or(&[][..], |it| &it.warnings);
+    let commands = read.iter().flat_map(|it| it.0.hooks.values().chain(&it.0.notify));
+    let doubts: Vec<_> = commands.filter_map(doubt).collect();
+    let warnings: Vec<_> = doubts.iter().chain(guests.iter().flat_map(|it| &it.warnings)).collect();
     errors.iter().for_each(|it| note(&it.to_string()));
     if !global.quiet {
         let warning =
@@ -139,7 +140,7 @@ fn report(
         output::json(&json!({
             "version": 1,
             "errors": errors.iter().map(error_json).collect::<Vec<_>>(),
-            "warnings": warnings.iter().map(error_json).collect::<Vec<_>>(),
+            "warnings": warnings.iter().copied().map(error_json).collect::<Vec<_>>(),
             "policies": counts.map(|it| it.0),
             "rules": counts.map(|it| it.1),
             "unprotected": guests.map(|it| &it.unprotected),
