@@ -331,12 +331,12 @@ pub(crate) struct StatusArgs {
 /// decision and its reason.
 ///
 /// The hooks of the configuration run around each capture and each guest's removals; where the hook
-/// before a removal fails, nothing of that guest is pruned (exit status 1). The command of [notify] is
+/// before a removal fails, nothing of that guest is pruned (exit status 1). The 'notify' command is
 /// run where something failed, where a point is less than its rule demands, and when all is well again.
 ///
 /// Hooks get sanoid's variables, VITRIFY_HOOK and VITRIFY_GUESTS, those after the work also VITRIFY_RESULT
 /// (taken, pruned or failed) and VITRIFY_ERROR, after a capture VITRIFY_SNAPSHOT_TAKEN,
-/// VITRIFY_CONSISTENCY and VITRIFY_ENGINE. The command of [notify] gets VITRIFY_EVENT (failure, degraded
+/// VITRIFY_CONSISTENCY and VITRIFY_ENGINE. The 'notify' command gets VITRIFY_EVENT (failure, degraded
 /// or recovery) and VITRIFY_MESSAGE.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
@@ -463,7 +463,7 @@ pub(crate) struct ConfigImportArgs {
 /// periods. Its memory image may go before it: 'hourly 36 (memory 24)' keeps 36 points, and the
 /// memory of the newest 24; without such a number, each image stays as long as its point.
 ///
-/// Hooks and the command of [notify] hold for all guests, and stand below the table.
+/// Hooks and the 'notify' command hold for all guests, and stand below the table.
 ///
 /// With --json: {version, time_zone, guests, hooks, notify, timeout_s}, each guest an object of guest, policy (name, file,
 /// line, keep, keep_memory, times), rule (file, line), consistency, otherwise and
