@@ -8,6 +8,7 @@ use crate::capture::{Consistency, Engine};
 use crate::name::{GuestName, PointName, Volume};
 use crate::point::Purpose;
 use crate::policy::Period;
+use crate::sanoid::decide::period_of;
 
 /// A script, at its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,7 +172,9 @@ impl Work {
 
     fn variables(&self, hook: Hook, script: Script) -> Vec<(&'static str, String)> {
         // A name that somebody gave is one by hand.
-        let purpose = |name| Purpose::of(name).unwrap_or(Purpose::Manual).as_str();
+        let sanoids = |name| period_of(name).map(Purpose::Scheduled);
+        let purpose =
+            |name| Purpose::of(name).or_else(|| sanoids(name)).unwrap_or(Purpose::Manual).as_str();
         let names: Vec<_> = self.names.iter().map(|it| (purpose(it), it)).collect();
         let guests: Vec<_> = self.guests.iter().map(GuestName::as_str).collect();
         let mut variables = variables(script, &self.volumes.iter().collect::<Vec<_>>(), &names);

@@ -19,7 +19,7 @@ use vitrify_host::rival;
 use crate::args::PruneArgs;
 use crate::command::confirm::confirm_drastic;
 use crate::command::hooks;
-use crate::command::removal::{self, Wanted, remove, snapshots_of};
+use crate::command::removal::{self, Removed, Wanted, remove, snapshots_of};
 use crate::command::run::{Guests, look};
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
@@ -73,13 +73,13 @@ impl<'a> Pruning<'a> {
     /// Prunes one guest's points; what stands against it is told.
     pub(crate) fn prune(&mut self, guest: &Guest, rule: &GuestRule) {
         if let Err(problem) = self.try_prune(guest, rule) {
-            self.fail(guest, &problem);
+            self.fail(guest.name.as_str(), &problem);
         }
     }
 
-    fn fail(&mut self, guest: &Guest, problem: &Problem) {
+    fn fail(&mut self, what: &str, problem: &Problem) {
         self.status = self.status.and(output::problem(problem));
-        self.failures.push(format!("{}: not pruned: {}", guest.name, problem.chain()));
+        self.failures.push(format!("{what}: not pruned: {}", problem.chain()));
     }
 
     fn try_prune(&mut self, guest: &Guest, rule: &GuestRule) -> Answer<()> {
@@ -107,10 +107,10 @@ impl<'a> Pruning<'a> {
                     &mut problems,
                     || remove(self.context, self.host, whose, &wanted),
                 );
-                problems.iter().for_each(|it| self.fail(guest, it));
+                problems.iter().for_each(|it| self.fail(guest.name.as_str(), it));
                 let Some(removed) = removed? else { return Ok(()) };
                 for failure in removed.failures {
-                    self.fail(guest, &failure.into());
+                    self.fail(guest.name.as_str(), &failure.into());
                 }
                 self.context.points()?
             }
@@ -122,7 +122,7 @@ impl<'a> Pruning<'a> {
     /// Prunes what sanoid took of the volumes of those guests that are `meant` and whose rules adopt it.
     pub(crate) fn prune_adopted(&mut self, guests: &Guests<'_>, is_meant: impl Fn(&Guest) -> bool) {
         if let Err(problem) = self.try_prune_adopted(guests, is_meant) {
-            self.status = self.status.and(output::problem(&problem));
+            self.fail("sanoid's snapshots", &problem);
         }
     }
 
@@ -169,23 +169,22 @@ impl<'a> Pruning<'a> {
             }
         }
         for (volume, there) in by_volume {
-            let rules: Vec<_> = there.iter().filter_map(|it| it.1).collect();
-            self.prune_sanoids(&volume, there[0].0, &rules)?;
+            self.prune_sanoids(&volume, &there)?;
         }
         Ok(())
     }
 
-    /// Prunes what sanoid took of one volume, of `guest` and others.
+    /// Prunes what sanoid took of one volume, on which these guests have disks.
     fn prune_sanoids(
         &mut self,
         volume: &Volume,
-        guest: &Guest,
-        rules: &[&GuestRule],
+        there: &[(&Guest, Option<&GuestRule>)],
     ) -> Answer<()> {
         let _lock = self.context.lock(&[], std::slice::from_ref(volume))?;
         let storage = self.host.world().storage;
         let snapshots = storage.snapshots(std::slice::from_ref(volume))?;
-        let policies: Vec<_> = rules.iter().map(|it| &it.policy.policy).collect();
+        let policies: Vec<_> =
+            there.iter().filter_map(|it| it.1).map(|it| &it.policy.policy).collect();
         let taken = periods_of(&self.points);
         let judged = adopted(&policies, &snapshots, &taken, self.host.world().clock.now());
         let said = judged.iter().map(|(it, verdict)| (it.snapshot.name.as_str(), verdict));
@@ -196,17 +195,25 @@ impl<'a> Pruning<'a> {
         if doomed.len() * 2 > judged.len() {
             let (count, all) = (doomed.len(), judged.len());
             self.confirm(
-                guest,
+                there[0].0,
                 &format!("{count} of sanoid's {all} snapshots of {volume} would go"),
             )?;
         }
         let mut left = Vec::new();
         if !self.dry_run && !doomed.is_empty() {
-            let destroyed =
-                storage.destroy(&doomed.iter().map(|it| it.0.clone()).collect::<Vec<_>>());
-            if let Err(problem) = destroyed {
-                self.status = self.status.and(output::problem(&problem));
-            }
+            let those: Vec<_> = doomed.iter().map(|it| it.0.clone()).collect();
+            let work = Work {
+                guests: there.iter().map(|it| it.0.name.clone()).collect(),
+                volumes: vec![volume.clone()],
+                names: those.iter().map(|it| it.name.clone()).collect(),
+            };
+            let mut problems = Vec::new();
+            let removed = hooks::removal(self.context, &work, &mut problems, || {
+                storage.destroy(&those)?;
+                Ok(Removed { destroyed: Vec::new(), failures: Vec::new() })
+            });
+            problems.extend(removed.err());
+            problems.iter().for_each(|it| self.fail(volume.as_str(), it));
             left = storage.snapshots(std::slice::from_ref(volume))?;
         }
         for (snapshot, served) in doomed {
