@@ -5,6 +5,7 @@
 
 pub mod adoption;
 pub mod due;
+pub mod metrics;
 pub mod retention;
 pub mod status;
 

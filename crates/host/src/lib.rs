@@ -16,6 +16,7 @@ pub mod libvirt;
 pub mod locks;
 mod memory;
 mod mounts;
+pub mod public_file;
 pub mod rival;
 pub mod script;
 pub mod self_test;

@@ -85,6 +85,7 @@ pub(crate) enum Command {
     Export(ExportArgs),
     Repair(RepairArgs),
     Status(StatusArgs),
+    Metrics(MetricsArgs),
     Run(RunArgs),
     Prune(PruneArgs),
     Delete(DeleteArgs),
@@ -315,6 +316,20 @@ pub(crate) struct StatusArgs {
     /// One line with performance data, and Nagios' exit statuses: 0, 1 for a warning, 2, 3 for unknown.
     #[arg(long, conflicts_with = "json")]
     pub(crate) nagios: bool,
+}
+
+/// How the guests stand, for Prometheus.
+///
+/// Gauges of each guest that a rule covers: its level (0 ok, 1 warning, 2 critical, as 'status' has it),
+/// its points and memory images, when the newest point of each period was taken, and whether the newest
+/// reached what is demanded. Besides, how many guests no rule covers, when the last tick was, and the
+/// room of the memory store. What is not known is left out.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct MetricsArgs {
+    /// Write them to this file instead, for node_exporter's textfile collector: in one step, readable
+    /// by all. Where the guests cannot be looked at, the file stays as it is.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) textfile: Option<PathBuf>,
 }
 
 /// One tick, what a timer calls: repair, take what is due, prune.

@@ -9,6 +9,7 @@ pub(crate) mod export;
 pub(crate) mod hold;
 pub(crate) mod hooks;
 pub(crate) mod list;
+pub(crate) mod metrics;
 pub(crate) mod notify;
 pub(crate) mod prune;
 pub(crate) mod removal;

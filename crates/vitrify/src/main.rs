@@ -64,6 +64,7 @@ fn run(context: &Context, command: &Command) -> Answer<Status> {
         Command::Repair(args) => command::repair::run(context, args),
         Command::Run(args) => command::run::run(context, args),
         Command::Status(args) => command::status::run(context, args),
+        Command::Metrics(args) => command::metrics::run(context, args),
         Command::Prune(args) => command::prune::run(context, args),
         Command::Delete(args) => command::delete::run(context, args),
         Command::Hold(args) => command::hold::run(context, args, true),

@@ -267,7 +267,7 @@ impl<'a> Pruning<'a> {
 pub(crate) fn published<'a>(
     points: &'a [FoundPoint],
     guest: &'a Guest,
-) -> impl Iterator<Item = &'a FoundPoint> {
+) -> impl Iterator<Item = &'a FoundPoint> + Clone {
     points.iter().filter(|it| it.guest == guest.uuid && it.published)
 }
 

@@ -1,8 +1,8 @@
 //! `vitrify status`: how the guests stand against their policies.
 
 use serde_json::{Value, json};
-use vitrify_core::inventory::Guest;
 use vitrify_core::name::GuestName;
+use vitrify_core::policy::metrics::GuestMetrics;
 use vitrify_core::policy::retention::facts;
 use vitrify_core::policy::status::{Level, Standing, standing};
 use vitrify_core::ports::{Answer, FoundPoint};
@@ -10,9 +10,9 @@ use vitrify_core::ports::{Answer, FoundPoint};
 use crate::args::StatusArgs;
 use crate::command::prune::published;
 use crate::command::removal::snapshots_of;
-use crate::command::run::look;
+use crate::command::run::{Guests, look};
 use crate::configuration::time_zone;
-use crate::context::Context;
+use crate::context::{Context, Host};
 use crate::exit::Status;
 use crate::output;
 
@@ -21,12 +21,12 @@ const HEADER: [&str; 6] = ["GUEST", "STATUS", "NEWEST", "CONSISTENCY", "NEXT", "
 pub(crate) fn run(context: &Context, args: &StatusArgs) -> Answer<Status> {
     let answer = judge_all(context);
     if !args.nagios {
-        let (seen, unprotected, status) = answer?;
-        print(context, &seen, &unprotected);
-        return Ok(status);
+        let judged = answer?;
+        print(context, &judged);
+        return Ok(judged.status);
     }
     match answer {
-        Ok((seen, unprotected, _)) => Ok(nagios(&seen, unprotected.len())),
+        Ok(judged) => Ok(nagios(&judged)),
         Err(problem) => {
             output::result(&format!("VITRIFY {} - {}\n", Level::Unknown, problem.chain()));
             Ok(Level::Unknown.into())
@@ -36,41 +36,47 @@ pub(crate) fn run(context: &Context, args: &StatusArgs) -> Answer<Status> {
 
 /// A guest with a rule, and how it stands.
 struct Seen {
-    guest: Guest,
+    guest: GuestName,
     newest: Option<Value>,
     standing: Standing,
+    metrics: GuestMetrics,
 }
 
-type Judged = (Vec<Seen>, Vec<GuestName>, Status);
+/// How all guests stand.
+pub(crate) struct Judged {
+    seen: Vec<Seen>,
+    unprotected: Vec<GuestName>,
+    pub(crate) status: Status,
+}
 
 fn judge_all(context: &Context) -> Answer<Judged> {
     let host = context.host()?;
-    let guests = look(context, &host)?;
+    judge(context, &host, &look(context, &host)?)
+}
+
+/// Judges the guests by the points that there are now.
+pub(crate) fn judge(context: &Context, host: &Host<'_>, guests: &Guests<'_>) -> Answer<Judged> {
     let points = context.points()?;
     let its = guests.covered.iter().flat_map(|(guest, _)| published(&points, guest));
-    let snapshots = snapshots_of(&host, &its.collect::<Vec<_>>())?;
+    let snapshots = snapshots_of(host, &its.collect::<Vec<_>>())?;
     let now = host.world().clock.now().to_zoned_datetime(time_zone(&context.config)?);
-    let seen = guests.covered.into_iter().map(|(guest, rule)| {
-        let facts = facts(published(&points, &guest), &snapshots, rule.consistency);
+    let seen = guests.covered.iter().map(|(guest, rule)| {
+        let facts = facts(published(&points, guest), &snapshots, rule.consistency);
         let standing = standing(&rule.policy.policy, &facts, &now);
-        Seen { newest: newest(&points, &guest), standing, guest }
+        let (name, points) = (guest.name.clone(), published(&points, guest));
+        let metrics = GuestMetrics::of(&name, standing.level, rule.consistency, points.clone());
+        Seen { newest: newest(points), standing, metrics, guest: name }
     });
-    let bare = guests.bare.into_iter().map(|it| it.name);
-    Ok((seen.collect(), bare.collect(), guests.status))
+    let unprotected = guests.bare.iter().map(|it| it.name.clone());
+    Ok(Judged { seen: seen.collect(), unprotected: unprotected.collect(), status: guests.status })
 }
 
-/// A guest's newest point.
-fn newest(points: &[FoundPoint], guest: &Guest) -> Option<Value> {
-    let point = published(points, guest).next()?;
-    let it = point.manifest.as_ref().ok()?;
-    Some(json!({ "point": it.name(), "time": it.time, "consistency": point.promises(it) }))
-}
-
-fn print(context: &Context, seen: &[Seen], unprotected: &[GuestName]) {
-    if context.json {
-        let guests = seen.iter().map(|it| {
+impl Judged {
+    /// What `--json` prints.
+    fn to_json(&self) -> Value {
+        let guests = self.seen.iter().map(|it| {
             json!({
-                "guest": it.guest.name,
+                "guest": it.guest,
                 "status": it.standing.level,
                 "reasons": it.standing.reasons,
                 "newest": it.newest,
@@ -78,7 +84,30 @@ fn print(context: &Context, seen: &[Seen], unprotected: &[GuestName]) {
             })
         });
         let guests: Vec<_> = guests.collect();
-        output::json(&json!({ "version": 1, "guests": guests, "unprotected": unprotected }));
+        json!({ "version": 1, "guests": guests, "unprotected": self.unprotected })
+    }
+
+    /// What a monitoring system is told of the guests.
+    pub(crate) fn metrics(&self) -> Vec<GuestMetrics> {
+        self.seen.iter().map(|it| it.metrics.clone()).collect()
+    }
+
+    /// The number of guests that no rule covers.
+    pub(crate) fn unprotected(&self) -> usize {
+        self.unprotected.len()
+    }
+}
+
+/// A guest's newest point.
+fn newest<'a>(mut points: impl Iterator<Item = &'a FoundPoint>) -> Option<Value> {
+    let point = points.next()?;
+    let it = point.manifest.as_ref().ok()?;
+    Some(json!({ "point": it.name(), "time": it.time, "consistency": point.promises(it) }))
+}
+
+fn print(context: &Context, judged: &Judged) {
+    if context.json {
+        output::json(&judged.to_json());
         return;
     }
     let field = |it: &Seen, key: &str| {
@@ -91,10 +120,10 @@ fn print(context: &Context, seen: &[Seen], unprotected: &[GuestName]) {
             |it| it.to_zoned_datetime(context.zone.clone()).strftime("%Y-%m-%d %H:%M").to_string(),
         );
         let why = it.standing.reasons.join("; ");
-        let (level, name) = (it.standing.level.to_string(), it.guest.name.to_string());
+        let (level, name) = (it.standing.level.to_string(), it.guest.to_string());
         vec![name, level, field(it, "point"), field(it, "consistency"), next, why]
     };
-    let mut rows: Vec<_> = seen.iter().map(row).collect();
+    let mut rows: Vec<_> = judged.seen.iter().map(row).collect();
     let bare = |name: &GuestName| {
         let dash = || "-".to_owned();
         vec![
@@ -106,18 +135,19 @@ fn print(context: &Context, seen: &[Seen], unprotected: &[GuestName]) {
             "no rule covers it".into(),
         ]
     };
-    rows.extend(unprotected.iter().map(bare));
+    rows.extend(judged.unprotected.iter().map(bare));
     if !rows.is_empty() {
         output::table(&HEADER, rows, false);
     }
 }
 
 /// One line with performance data, and Nagios' own exit status.
-fn nagios(seen: &[Seen], unprotected: usize) -> Status {
+fn nagios(judged: &Judged) -> Status {
+    let (seen, unprotected) = (&judged.seen, judged.unprotected());
     let worst = seen.iter().map(|it| it.standing.level).max().unwrap_or(Level::Ok);
     let said = seen.iter().filter(|it| it.standing.level > Level::Ok);
     let said: Vec<_> =
-        said.map(|it| format!("{}: {}", it.guest.name, it.standing.reasons.join(", "))).collect();
+        said.map(|it| format!("{}: {}", it.guest, it.standing.reasons.join(", "))).collect();
     let words = match said.is_empty() {
         true => format!("{} guests as their policies have it", seen.len()),
         false => said.join("; "),

@@ -1,0 +1,34 @@
+//! `vitrify metrics`: how the guests stand, for Prometheus.
+
+use vitrify_core::policy::metrics::Metrics;
+use vitrify_core::ports::Answer;
+use vitrify_core::problem::Problem;
+use vitrify_host::public_file;
+
+use crate::args::MetricsArgs;
+use crate::command::run::look;
+use crate::command::status::judge;
+use crate::context::Context;
+use crate::exit::Status;
+use crate::output;
+
+pub(crate) fn run(context: &Context, args: &MetricsArgs) -> Answer<Status> {
+    if context.json {
+        return Err(Problem::not_found("metrics are Prometheus' text, not JSON")
+            .hint("'vitrify status --json' is for scripts"));
+    }
+    let host = context.host()?;
+    let judged = judge(context, &host, &look(context, &host)?)?;
+    let text = Metrics {
+        guests: judged.metrics(),
+        unprotected: judged.unprotected(),
+        last_tick: context.tick_file().read()?.map(|it| it.time),
+        store: host.world().homes.store().ok(),
+    }
+    .to_prometheus();
+    match &args.textfile {
+        Some(file) => public_file::write(file, &text)?,
+        None => output::result(&text),
+    }
+    Ok(judged.status)
+}
