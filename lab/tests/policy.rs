@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -71,6 +72,15 @@ fn a_tick_takes_and_prunes() -> Outcome {
     assert!(taken["point"].as_str().is_some_and(|it| it.ends_with("_monthly")), "{taken}");
     let told = scene.vitrify(0, &["status", "--nagios"])?.stdout;
     assert!(told.starts_with("VITRIFY OK - 1 guests"), "{told}");
+    // The same for everybody.
+    let file = scene.world.vitrify.state().join("status.json");
+    let left: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    assert_eq!(left["guests"][0]["newest"]["point"], taken["point"], "{left}");
+    assert!(left["written"].is_string(), "{left}");
+    assert_eq!(fs::metadata(&file)?.permissions().mode() & 0o777, 0o644);
+    let metrics = scene.vitrify(0, &["metrics"])?.stdout;
+    let points = format!("vitrify_guest_points{{guest=\"{}\"}} 1", scene.guest.name());
+    assert!(metrics.lines().any(|it| it == points), "{metrics}");
     let again = tick(&scene, 0)?;
     let hour_has_changed = count(&again["taken"]) == 1;
     assert_eq!(

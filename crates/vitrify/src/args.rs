@@ -310,7 +310,8 @@ pub(crate) struct RestoreArgs {
 /// or where there is none. Guests that no rule covers are shown as unprotected.
 ///
 /// With --json: {version, guests, unprotected}, each guest an object of guest, status (ok, warning,
-/// critical), reasons, newest (point, time, consistency) and next: when the next point is due.
+/// critical), reasons, newest (point, time, consistency) and next: when the next point is due. 'run'
+/// leaves the same in /run/vitrify/status.json, for who is not root.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StatusArgs {
     /// One line with performance data, and Nagios' exit statuses: 0, 1 for a warning, 2, 3 for unknown.
@@ -353,6 +354,10 @@ pub(crate) struct MetricsArgs {
 /// (taken, pruned or failed) and VITRIFY_ERROR, after a capture VITRIFY_SNAPSHOT_TAKEN,
 /// VITRIFY_CONSISTENCY and VITRIFY_ENGINE. The 'notify' command gets VITRIFY_EVENT (failure, degraded
 /// or recovery) and VITRIFY_MESSAGE.
+///
+/// At its end it lays what 'status --json' prints, with the time as 'written', into
+/// /run/vitrify/status.json, for everybody to read; where it is not root's, or has a --state of its own,
+/// into status.json there. A tick that cannot begin leaves the old one: look at 'written'.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct RunArgs {
     /// Only say what would be done.

@@ -32,6 +32,9 @@ use crate::progress::{Progress, Style};
 /// Where root's state is kept.
 const DEFAULT_STATE: &str = "/var/lib/vitrify";
 
+/// Where root's status lies for everybody.
+const DEFAULT_STATUS: &str = "/run/vitrify/status.json";
+
 /// What every command works with.
 pub(crate) struct Context {
     pub(crate) config: Config,
@@ -193,6 +196,14 @@ impl Context {
         TickFile::new(self.state.join("last-tick.json"))
     }
 
+    /// Where the status lies for everybody.
+    pub(crate) fn status_file(&self) -> PathBuf {
+        match is_root() && self.state == Path::new(DEFAULT_STATE) {
+            true => DEFAULT_STATUS.into(),
+            false => self.state.join("status.json"),
+        }
+    }
+
     /// The engines' self-test.
     pub(crate) fn self_test<'a>(&'a self, host: &'a Host<'_>) -> SelfTest<'a> {
         SelfTest {
@@ -292,8 +303,12 @@ pub(crate) fn new_id() -> Answer<PointId> {
         .map_err(|error| Problem::failed("cannot make an id").from(error))
 }
 
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
 fn default_state() -> Answer<PathBuf> {
-    if rustix::process::geteuid().is_root() {
+    if is_root() {
         return Ok(DEFAULT_STATE.into());
     }
     let of =

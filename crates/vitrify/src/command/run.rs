@@ -25,6 +25,7 @@ use crate::command::notify::{self, Findings};
 use crate::command::prune::{Pruning, published};
 use crate::command::repair;
 use crate::command::snapshot::point_json;
+use crate::command::status::publish;
 use crate::configuration::time_zone;
 use crate::context::{Context, Host};
 use crate::exit::{DONE, FAILED, Status};
@@ -96,6 +97,12 @@ fn carry_out(
             "taken": taken,
             "pruned": pruned,
         }));
+    }
+    if !args.dry_run
+        && let Err(problem) = publish(context, &host, &guests)
+    {
+        note(&format!("warning: nobody is told how the guests stand: {}", problem.chain()));
+        tick.status = tick.status.and(FAILED);
     }
     Ok(tick.status)
 }

@@ -6,6 +6,7 @@ use vitrify_core::policy::metrics::GuestMetrics;
 use vitrify_core::policy::retention::facts;
 use vitrify_core::policy::status::{Level, Standing, standing};
 use vitrify_core::ports::{Answer, FoundPoint};
+use vitrify_host::public_file;
 
 use crate::args::StatusArgs;
 use crate::command::prune::published;
@@ -69,6 +70,17 @@ pub(crate) fn judge(context: &Context, host: &Host<'_>, guests: &Guests<'_>) -> 
     });
     let unprotected = guests.bare.iter().map(|it| it.name.clone());
     Ok(Judged { seen: seen.collect(), unprotected: unprotected.collect(), status: guests.status })
+}
+
+/// Lays what `--json` prints, and when, where everybody may read it.
+pub(crate) fn publish(context: &Context, host: &Host<'_>, guests: &Guests<'_>) -> Answer<()> {
+    let mut status = judge(context, host, guests)?.to_json();
+    status["written"] = json!(host.world().clock.now());
+    let file = context.status_file();
+    if let Some(folder) = file.parent() {
+        public_file::ensure_folder(folder)?;
+    }
+    public_file::write(&file, &format!("{status}\n"))
 }
 
 impl Judged {
