@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Release(HoldArgs),
     Config(ConfigArgs),
     Sanoid(SanoidArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
     /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
     #[command(hide = true)]
     Guard,
@@ -564,6 +566,28 @@ pub(crate) struct SanoidArgs {
     /// Without effect, as --cache-dir.
     #[arg(long)]
     pub(crate) force_update: bool,
+}
+
+/// Print what a shell needs to complete vitrify's command line.
+///
+/// For bash, print it into /usr/share/bash-completion/completions/vitrify; for zsh, into
+/// /usr/share/zsh/vendor-completions/_vitrify; for fish, into
+/// /usr/share/fish/vendor_completions.d/vitrify.fish. A package has done so.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Write the manual pages, one for each command.
+///
+/// They say what --help says. /usr/share/man/man8 is where 'man vitrify' and 'man vitrify-snapshot' look
+/// for them; a package has put them there.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ManArgs {
+    /// The folder; it is made where it is missing, and pages in it are overwritten.
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
 }
 
 #[cfg(test)]

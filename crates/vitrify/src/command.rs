@@ -1,6 +1,7 @@
 //! One file for each command.
 
 pub(crate) mod capture;
+pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod confirm;
 pub(crate) mod delete;
@@ -9,6 +10,7 @@ pub(crate) mod export;
 pub(crate) mod hold;
 pub(crate) mod hooks;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod metrics;
 pub(crate) mod notify;
 pub(crate) mod prune;

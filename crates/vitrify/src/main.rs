@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         Command::Config(command) => command::config::run(&args.global, &command.command),
         // sanoid's work needs neither our configuration nor libvirt.
         Command::Sanoid(command) => command::sanoid::run(&args.global, command),
+        Command::Completions(args) => Ok(command::completions::run(args)),
+        Command::Man(args) => command::man::run(args),
         other => Context::new(&args.global).and_then(|context| run(&context, other)),
     };
     match result {
@@ -69,6 +71,10 @@ fn run(context: &Context, command: &Command) -> Answer<Status> {
         Command::Delete(args) => command::delete::run(context, args),
         Command::Hold(args) => command::hold::run(context, args, true),
         Command::Release(args) => command::hold::run(context, args, false),
-        Command::Config(_) | Command::Sanoid(_) | Command::Guard => Ok(exit::DONE),
+        Command::Config(_)
+        | Command::Sanoid(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Guard => Ok(exit::DONE),
     }
 }
