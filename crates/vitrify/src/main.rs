@@ -8,6 +8,7 @@ mod command;
 mod configuration;
 mod context;
 mod exit;
+mod journald;
 mod output;
 mod pause;
 mod progress;

@@ -7,12 +7,20 @@ use serde_json::Value;
 use vitrify_core::problem::Problem;
 
 use crate::exit::Status;
-use crate::progress::note;
+use crate::journald::Message;
+use crate::progress::note_of;
 
 /// Writes a result. A reader that went away (`| head`) is no error.
 pub(crate) fn result(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// The same of one about a guest or its point, without the end of its line.
+pub(crate) fn result_of(guest: Option<&str>, point: Option<&str>, text: &str) {
+    if !(Message { text, guest, point }).send_instead_of(std::io::stdout()) {
+        result(&format!("{text}\n"));
+    }
 }
 
 /// Writes a result as one compact JSON document.
@@ -22,9 +30,14 @@ pub(crate) fn json(value: &Value) {
 
 /// Prints a problem with its causes and what to do, and gives the status for it.
 pub(crate) fn problem(problem: &Problem) -> Status {
-    note(&format!("vitrify: {}", problem.chain()));
+    problem_of(None, problem)
+}
+
+/// The same of one about a guest.
+pub(crate) fn problem_of(guest: Option<&str>, problem: &Problem) -> Status {
+    note_of(guest, None, &format!("vitrify: {}", problem.chain()));
     if let Some(hint) = &problem.hint {
-        note(&format!("  hint: {hint}"));
+        note_of(guest, None, &format!("  hint: {hint}"));
     }
     Status::of(problem.kind)
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use indicatif::ProgressBar;
 use vitrify_core::engine::Observer;
-use vitrify_core::name::GuestName;
+use vitrify_core::name::{GuestName, PointName};
 use vitrify_core::operation::{Effect, Fact};
 use vitrify_core::problem::{Problem, ProblemKind};
 
+use crate::journald::Message;
 use crate::pause::{Parts, Step};
 
 /// How much is said.
@@ -41,6 +42,8 @@ impl Style {
 /// Shows an operation's steps, and hears of Ctrl-C.
 pub(crate) struct Progress {
     subject: String,
+    /// The one guest that it is about, and the point.
+    about: (Option<GuestName>, Option<PointName>),
     style: Style,
     bar: ProgressBar,
     steps: RefCell<Vec<Step>>,
@@ -59,16 +62,34 @@ impl Progress {
             _ => ProgressBar::hidden(),
         };
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self { subject: subject.into(), style, bar, steps: RefCell::default(), cancelled }
+        let (subject, about) = (subject.into(), (None, None));
+        Self { subject, about, style, bar, steps: RefCell::default(), cancelled }
+    }
+
+    /// What its messages are about.
+    pub(crate) fn about(mut self, guest: Option<&GuestName>, point: Option<&PointName>) -> Self {
+        self.about = (guest.cloned(), point.cloned());
+        self
     }
 
     /// Says what is being done now.
     pub(crate) fn say(&self, what: &str) {
+        self.say_of(None, what);
+    }
+
+    fn say_of(&self, guest: Option<&GuestName>, what: &str) {
         match self.style {
             Style::Quiet => {}
-            Style::Lines => note(&format!("{}: {what}", self.subject)),
+            Style::Lines => self.note(guest, &format!("{}: {what}", self.subject)),
             Style::Spinner => self.show(what),
         }
+    }
+
+    fn note(&self, guest: Option<&GuestName>, text: &str) {
+        let (only, point) = &self.about;
+        let guest = guest.or(only.as_ref()).map(GuestName::as_str);
+        let point = point.as_ref().map(PointName::as_str);
+        self.bar.suspend(|| note_of(guest, point, text));
     }
 
     /// What a guest's pause was spent on, as far as it is over.
@@ -90,7 +111,7 @@ impl Drop for Progress {
 
 impl Observer for Progress {
     fn begins(&self, effect: &Effect) {
-        self.say(&effect.to_string());
+        self.say_of(effect.guest(), &effect.to_string());
     }
 
     fn ended(&self, effect: &Effect, result: &Result<Fact, Problem>) {
@@ -101,7 +122,7 @@ impl Observer for Progress {
                      there: what it holds of the guest's disks is of no instant",
                     self.subject, it.name
                 );
-                self.bar.suspend(|| note(&text));
+                self.note(effect.guest(), &text);
             }
         }
         if let Ok(fact) = result {
@@ -114,7 +135,7 @@ impl Observer for Progress {
             && self.style != Style::Quiet
         {
             let text = format!("{}: cannot {effect}: {}", self.subject, problem.chain());
-            self.bar.suspend(|| note(&text));
+            self.note(effect.guest(), &text);
         }
     }
 
@@ -124,7 +145,14 @@ impl Observer for Progress {
 }
 
 /// A message to the user.
-#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
 pub(crate) fn note(text: &str) {
-    eprintln!("{text}");
+    note_of(None, None, text);
+}
+
+/// A message about a guest, or about its point.
+#[expect(clippy::print_stderr, reason = "this is where messages go to stderr")]
+pub(crate) fn note_of(guest: Option<&str>, point: Option<&str>, text: &str) {
+    if !(Message { text, guest, point }).send_instead_of(std::io::stderr()) {
+        eprintln!("{text}");
+    }
 }

@@ -156,7 +156,11 @@ pub(crate) fn take_locked(
             }
         }
         let operation = Plan::Capture(plan.clone());
-        let progress = context.progress(subject(&operation));
+        let only = match &plan.members[..] {
+            [member] => Some(&member.guest),
+            _ => None,
+        };
+        let progress = context.progress(subject(&operation)).about(only, Some(&plan.name));
         let outcome = run(&host.world(), operation, &progress)?;
         let blamed = blamed(&plan, &outcome).filter(|_| !progress.cancelled());
         let Some((member, problem)) = blamed else {

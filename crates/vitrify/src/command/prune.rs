@@ -73,13 +73,23 @@ impl<'a> Pruning<'a> {
     /// Prunes one guest's points; what stands against it is told.
     pub(crate) fn prune(&mut self, guest: &Guest, rule: &GuestRule) {
         if let Err(problem) = self.try_prune(guest, rule) {
-            self.fail(guest.name.as_str(), &problem);
+            self.fail(guest, &problem);
         }
     }
 
-    fn fail(&mut self, what: &str, problem: &Problem) {
-        self.status = self.status.and(output::problem(problem));
-        self.failures.push(format!("{what}: not pruned: {}", problem.chain()));
+    fn fail(&mut self, guest: &Guest, problem: &Problem) {
+        let guest = guest.name.as_str();
+        self.note(guest, problem, output::problem_of(Some(guest), problem));
+    }
+
+    /// The same of what sanoid took.
+    fn fail_sanoids(&mut self, of: &str, problem: &Problem) {
+        self.note(of, problem, output::problem(problem));
+    }
+
+    fn note(&mut self, of: &str, problem: &Problem, status: Status) {
+        self.status = self.status.and(status);
+        self.failures.push(format!("{of}: not pruned: {}", problem.chain()));
     }
 
     fn try_prune(&mut self, guest: &Guest, rule: &GuestRule) -> Answer<()> {
@@ -107,10 +117,10 @@ impl<'a> Pruning<'a> {
                     &mut problems,
                     || remove(self.context, self.host, whose, &wanted),
                 );
-                problems.iter().for_each(|it| self.fail(guest.name.as_str(), it));
+                problems.iter().for_each(|it| self.fail(guest, it));
                 let Some(removed) = removed? else { return Ok(()) };
                 for failure in removed.failures {
-                    self.fail(guest.name.as_str(), &failure.into());
+                    self.fail(guest, &failure.into());
                 }
                 self.context.points()?
             }
@@ -122,7 +132,7 @@ impl<'a> Pruning<'a> {
     /// Prunes what sanoid took of the volumes of those guests that are `meant` and whose rules adopt it.
     pub(crate) fn prune_adopted(&mut self, guests: &Guests<'_>, is_meant: impl Fn(&Guest) -> bool) {
         if let Err(problem) = self.try_prune_adopted(guests, is_meant) {
-            self.fail("sanoid's snapshots", &problem);
+            self.fail_sanoids("sanoid's snapshots", &problem);
         }
     }
 
@@ -213,12 +223,12 @@ impl<'a> Pruning<'a> {
                 Ok(Removed { destroyed: Vec::new(), failures: Vec::new() })
             });
             problems.extend(removed.err());
-            problems.iter().for_each(|it| self.fail(volume.as_str(), it));
+            problems.iter().for_each(|it| self.fail_sanoids(volume.as_str(), it));
             left = storage.snapshots(std::slice::from_ref(volume))?;
         }
         for (snapshot, served) in doomed {
             if !left.iter().any(|it| it.snapshot == *snapshot) {
-                self.add(&format!("{volume}@{}", snapshot.name), served);
+                self.add(None, None, &format!("{volume}@{}", snapshot.name), served);
             }
         }
         Ok(())
@@ -242,23 +252,26 @@ impl<'a> Pruning<'a> {
         let doomed = decided.doomed();
         for (id, name, verdict) in &decided.names {
             if let (true, Err(served)) = (doomed.contains(id) && is_gone(id), verdict) {
-                self.add(&format!("{}@{name}", guest.name), served);
+                let what = format!("{}@{name}", guest.name);
+                self.add(Some(guest), Some(name.as_str()), &what, served);
             }
         }
         for (id, verdict) in &decided.images {
             if let (true, Err(served)) = (is_expired(id), verdict) {
                 let name = decided.names.iter().find(|it| it.0 == *id).map(|it| it.1.as_str());
                 let name = name.unwrap_or_default();
-                self.add(&format!("the memory image of {}@{name}", guest.name), served);
+                let what = format!("the memory image of {}@{name}", guest.name);
+                self.add(Some(guest), Some(name), &what, served);
             }
         }
     }
 
-    fn add(&mut self, what: &str, why: &Served) {
+    fn add(&mut self, guest: Option<&Guest>, point: Option<&str>, what: &str, why: &Served) {
         self.pruned.push(json!({ "what": what, "why": why.to_string() }));
         if !self.context.json {
             let verb = if self.dry_run { "would prune" } else { "pruned" };
-            output::result(&format!("{verb} {what}: {why}\n"));
+            let guest = guest.map(|it| it.name.as_str());
+            output::result_of(guest, point, &format!("{verb} {what}: {why}"));
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn remove(
         let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
         return Err(Problem::refused(message));
     }
-    let progress = context.progress(guest.name.as_str());
+    let progress = context.progress(guest.name.as_str()).about(Some(guest.name), None);
     let outcome = run(&host.world(), Plan::Removal(plan.clone()), &progress)?;
     drop(progress);
     match outcome {

@@ -185,7 +185,7 @@ fn settle_locked(
 ) -> Answer<String> {
     let is_capture = matches!(entry.plan, Plan::Capture(_));
     let first = entry.plan.guests().into_iter().next().map(|it| it.0.clone());
-    let progress = context.progress(subject(&entry.plan));
+    let progress = context.progress(subject(&entry.plan)).about(first.as_ref(), None);
     let outcome = take_over(&host.world(), entry, settle, &progress)?;
     drop(progress);
     Ok(match outcome {

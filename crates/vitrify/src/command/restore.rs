@@ -60,7 +60,8 @@ pub(crate) fn run(context: &Context, args: &RestoreArgs) -> Answer<Status> {
     if let Some(change) = &plan.definition {
         tell_changes(context, change.old.as_deref().unwrap_or(""), &change.new);
     }
-    let progress = context.progress(manifest.guest.as_str());
+    let progress =
+        context.progress(manifest.guest.as_str()).about(Some(&manifest.guest), manifest.name());
     let start = plan.start.clone();
     let result = run_operation(&host.world(), Plan::Restore(plan.clone()), &progress);
     drop(progress);
@@ -137,7 +138,8 @@ fn gone_back(plan: &RestorePlan, problem: ProblemNote, safety: Option<&Manifest>
 
 fn check_memory(context: &Context, point: &FoundPoint, manifest: &Manifest) -> Answer<()> {
     let Some(image) = &manifest.memory else { return Ok(()) };
-    let progress = context.progress(manifest.guest.as_str());
+    let progress =
+        context.progress(manifest.guest.as_str()).about(Some(&manifest.guest), manifest.name());
     progress.say("check the memory image");
     context.homes.check_memory(point, &|Bytes(read)| {
         progress.show(&format!("check the memory image ({} of {})", Bytes(read), image.bytes));

@@ -10,7 +10,7 @@ use vitrify_core::capture::Consistency;
 use vitrify_core::config::{GuestRule, Otherwise};
 use vitrify_core::inventory::Guest;
 use vitrify_core::manifest::Manifest;
-use vitrify_core::name::GuestName;
+use vitrify_core::name::{GuestName, PointName};
 use vitrify_core::point::Purpose;
 use vitrify_core::policy::Period;
 use vitrify_core::policy::due::{Due, due};
@@ -30,7 +30,7 @@ use crate::configuration::time_zone;
 use crate::context::{Context, Host};
 use crate::exit::{DONE, FAILED, Status};
 use crate::output;
-use crate::progress::note;
+use crate::progress::{note, note_of};
 
 pub(crate) fn run(context: &Context, args: &RunArgs) -> Answer<Status> {
     // Before anything is done in its name. What is wrong with the configuration is told here alone.
@@ -221,7 +221,8 @@ impl Tick<'_> {
                 match result {
                     Ok(taken) => values.push(self.tell(&taken, rule)),
                     Err(problem) => {
-                        self.status = self.status.and(output::problem(&problem));
+                        let status = output::problem_of(Some(name.as_str()), &problem);
+                        self.status = self.status.and(status);
                         let line = format!("{name}: no point: {}", problem.chain());
                         self.found.failures.push(line);
                         failed.push(name);
@@ -276,39 +277,45 @@ impl Tick<'_> {
                 format!("{}: {} is due since {}, {newest}", guest.name, it.period, shown(it.since));
             match self.dry_run && !self.context.json {
                 true => output::result(&format!("would take {line}\n")),
-                false if self.context.is_verbose() => note(&line),
+                false if self.context.is_verbose() => {
+                    note_of(Some(guest.name.as_str()), None, &line);
+                }
                 false => {}
             }
         }
         if due.is_empty() && self.context.is_verbose() {
-            note(&format!("{}: nothing is due", guest.name));
+            let line = format!("{}: nothing is due", guest.name);
+            note_of(Some(guest.name.as_str()), None, &line);
         }
     }
 
     fn tell(&mut self, taken: &Taken, rule: Option<&GuestRule>) -> Value {
         let manifest: &Manifest = &taken.manifest;
+        let guest = manifest.guest.as_str();
+        let point = manifest.name().map(PointName::as_str);
         for problem in &taken.problems {
-            self.status = self.status.and(output::problem(&problem.clone().into()));
-            self.found.failures.push(format!("{}: {}", manifest.guest, problem.message));
+            let status = output::problem_of(Some(guest), &problem.clone().into());
+            self.status = self.status.and(status);
+            self.found.failures.push(format!("{guest}: {}", problem.message));
         }
         let reached = manifest.consistency;
         let demanded = rule.and_then(|it| it.consistency);
         if let Some(demanded) = demanded.filter(|it| !reached.meets(*it)) {
             let line = format!(
-                "{}: the point is {reached}, and its rule demands {demanded}: {}",
-                manifest.guest, manifest.reason
+                "{guest}: the point is {reached}, and its rule demands {demanded}: {}",
+                manifest.reason
             );
-            note(&format!("warning: {line}"));
+            note_of(Some(guest), point, &format!("warning: {line}"));
             self.found.shortfalls.push(line);
         }
         if !self.context.json {
             let names: Vec<_> = manifest.names.iter().map(ToString::to_string).collect();
-            output::result(&format!(
-                "took {}@{}: {reached}, {:.1} s in all\n",
-                manifest.guest,
+            let text = format!(
+                "took {guest}@{}: {reached}, {:.1} s in all",
                 names.join(", "),
                 taken.duration.as_secs_f64()
-            ));
+            );
+            output::result_of(Some(guest), point, &text);
         }
         let mut value = point_json(manifest);
         value["demanded"] = json!(demanded);
