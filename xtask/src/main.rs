@@ -6,6 +6,7 @@ mod apt;
 mod cache;
 mod debian;
 mod download;
+mod install;
 mod keeper;
 mod kernel;
 mod lab;
@@ -23,6 +24,9 @@ use process::{Failure, say};
 
 const HELP: &str = "\
 cargo xtask setup               install what is missing, fetch the lab's guest kernel and agent
+cargo xtask install [--prefix DIR] [--destdir DIR]
+                                build, and put the binary, systemd's units, manual pages and
+                                completions in place, below /usr/local or DIR
 cargo xtask demo                set up, build, and show Vitrify on a real guest
 cargo xtask test [STEP…]        set up, then every check and test, the lab's included; or only
                                 these: setup, format, clippy, deny, doc, unit, lab, stock, zfs
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
 fn task(words: &[&str]) -> Result<ExitCode, Failure> {
     match words {
         ["setup"] => steps::setup(),
+        ["install", options @ ..] => install::install(options),
         ["demo"] => steps::program("demo", &[]),
         ["bench", "pause", rest @ ..] => steps::program("bench-pause", rest),
         ["bench", "memory", rest @ ..] => steps::program("bench-memory", rest),
