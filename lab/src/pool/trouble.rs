@@ -67,6 +67,10 @@ impl Drop for Frozen {
     }
 }
 
+/// How much less of a ZFS pool is reserved at the next attempt, in bytes, and how often that is tried.
+const MISSED: u64 = 4 << 20;
+const MISSES: u64 = 8;
+
 /// A pool that has next to no room until this is dropped.
 #[derive(Debug)]
 pub struct Full(Ballast);
@@ -82,13 +86,20 @@ impl Full {
     pub(super) fn make(pool: &Pool, left_mib: u64) -> Result<Self, PoolError> {
         let left = left_mib << 20;
         if pool.kind() == Kind::Zfs {
-            let whole = pool.dataset("")?;
-            let free = must("zfs", &["list", "-H", "-p", "-o", "available", &whole])?;
-            let free: u64 = free.parse().map_err(io::Error::other)?;
-            let reservation = format!("reservation={}", free.saturating_sub(left));
             let name = pool.dataset("ballast")?;
-            must("zfs", &["create", "-o", "mountpoint=none", "-o", &reservation, &name])?;
-            return Ok(Self(Ballast::Dataset(name)));
+            must("zfs", &["create", "-o", "mountpoint=none", &name])?;
+            let full = Self(Ballast::Dataset(name.clone()));
+            // What is said to be free cannot all be had, and guests go on writing.
+            for missed in 0.. {
+                let free = must("zfs", &["list", "-H", "-p", "-o", "available", &name])?;
+                let free: u64 = free.trim().parse().map_err(io::Error::other)?;
+                let room = free.saturating_sub(left + missed * MISSED);
+                match must("zfs", &["set", &format!("reservation={room}"), &name]) {
+                    Err(error) if missed == MISSES => return Err(error.into()),
+                    Err(_) => {}
+                    Ok(_) => return Ok(full),
+                }
+            }
         }
         let path = pool.path().join("ballast");
         let file = File::create_new(&path)?;
