@@ -43,7 +43,7 @@ pub fn import(file: &str, text: &str, guests: Option<&[Placed]>) -> Result<Strin
     let mut out = Writer::default();
     out.comment(&format!("Imported from {file}."));
     out.comment(
-        "sanoid's own snapshots are neither counted nor pruned by 'vitrify run'. When it takes over, \
+        "sanoid's own snapshots stay until a rule says adopt = true. When 'vitrify run' takes over, \
          take its guests' datasets out of sanoid.conf.",
     );
     let warnings =
@@ -248,6 +248,9 @@ fn rules(
         out.line("[[guest]]");
         out.line(&format!("match = [{}]", names.join(", ")));
         out.line(&format!("policy = {}", quoted(policy)));
+        out.comment(
+            "adopt = true # prunes sanoid's own snapshots of their datasets by this policy",
+        );
     }
     if !bare.is_empty() {
         notes.push(format!("Guests on which no section has any bearing: {}.", bare.join(", ")));
