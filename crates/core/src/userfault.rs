@@ -6,7 +6,7 @@ pub const DROP_IN: &str = "/etc/apparmor.d/abstractions/libvirt-qemu.d/vitrify";
 /// The line in it that does.
 pub const RULE: &str = "/dev/userfaultfd rw,";
 /// Where the switch is set for all programs.
-const SYSCTL_FILE: &str = "/etc/sysctl.d/60-vitrify.conf";
+pub const SYSCTL_FILE: &str = "/etc/sysctl.d/60-vitrify.conf";
 const SYSCTL: &str = "vm.unprivileged_userfaultfd";
 /// The first QEMU that opens `/dev/userfaultfd` (its commit c40c0463); libvirt hands that to a guest.
 const OPENS_DEVICE: u32 = 8;

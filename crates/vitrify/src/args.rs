@@ -97,6 +97,7 @@ pub(crate) enum Command {
     Sanoid(SanoidArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    Uninstall(UninstallArgs),
     /// Lets guests go when the vitrify that holds them dies. Started by vitrify itself.
     #[command(hide = true)]
     Guard,
@@ -588,6 +589,19 @@ pub(crate) struct ManArgs {
     /// The folder; it is made where it is missing, and pages in it are overwritten.
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
+}
+
+/// List what of Vitrify is on this host, each with the command that removes it.
+///
+/// It removes nothing itself. In the order in which to remove it: the timer, what is unfinished or left
+/// over, each guest's points with their snapshots, the homes, folders, configuration, and what is
+/// installed. Without --dry-run, exit status 2. Where libvirt is out of reach, the rest is listed (exit
+/// status 4).
+#[derive(Debug, ClapArgs)]
+pub(crate) struct UninstallArgs {
+    /// Only list.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[cfg(test)]

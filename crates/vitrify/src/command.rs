@@ -23,4 +23,5 @@ pub(crate) mod self_test;
 pub(crate) mod show;
 pub(crate) mod snapshot;
 pub(crate) mod status;
+pub(crate) mod uninstall;
 pub(crate) mod verify;

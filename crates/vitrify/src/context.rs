@@ -196,6 +196,11 @@ impl Context {
         TickFile::new(self.state.join("last-tick.json"))
     }
 
+    /// Where the journal and the locks are kept.
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
     /// Where the status lies for everybody.
     pub(crate) fn status_file(&self) -> PathBuf {
         match is_root() && self.state == Path::new(DEFAULT_STATE) {

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Sanoid(command) => command::sanoid::run(&args.global, command),
         Command::Completions(args) => Ok(command::completions::run(args)),
         Command::Man(args) => command::man::run(args),
+        Command::Uninstall(args) if !args.dry_run => Err(command::uninstall::refusal()),
         other => Context::new(&args.global).and_then(|context| run(&context, other)),
     };
     match result {
@@ -68,6 +69,7 @@ fn run(context: &Context, command: &Command) -> Answer<Status> {
         Command::Run(args) => command::run::run(context, args),
         Command::Status(args) => command::status::run(context, args),
         Command::Metrics(args) => command::metrics::run(context, args),
+        Command::Uninstall(_) => command::uninstall::run(context),
         Command::Prune(args) => command::prune::run(context, args),
         Command::Delete(args) => command::delete::run(context, args),
         Command::Hold(args) => command::hold::run(context, args, true),
