@@ -28,6 +28,7 @@ pub mod scene;
 pub mod scratch;
 pub mod serial;
 pub mod trace;
+pub mod units;
 pub mod vitrify;
 pub mod work;
 pub mod world;

@@ -22,7 +22,8 @@ cargo xtask lab run -- CMD…     boot it with the release binary, the witness a
                                 inside, run CMD there, stop it; ends with CMD's exit status
 cargo xtask lab power-loss [--rounds N] [--seed S]
                                 boot it, cut its power N times (10) in the middle of captures, and
-                                have `vitrify repair` put its guests right after each boot
+                                have `vitrify repair` put its guests right after each boot; then
+                                have systemd's timer do so
 cargo xtask lab shell           the same with a shell for you
 cargo xtask lab shell failed    a shell in the world that was kept when a ZFS test failed";
 

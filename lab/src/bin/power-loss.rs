@@ -1,11 +1,13 @@
 //! What runs in the lab's machine while `cargo xtask lab power-loss` cuts its power: guests that start
-//! with the host, captures of them without end, and after the next boot what an administrator does.
+//! with the host, captures of them without end, and after the next boot what an administrator does. At the
+//! end systemd's timer does it, and outlives a boot, too.
 
 use std::error::Error;
 use std::fs;
 use std::mem::forget;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use vitrify_lab::draw::Draw;
 use vitrify_lab::guest::{Format, Guest};
@@ -14,6 +16,7 @@ use vitrify_lab::leftovers::leftovers;
 use vitrify_lab::pool::Pool;
 use vitrify_lab::run::must;
 use vitrify_lab::scene::{BOOT, SOON};
+use vitrify_lab::units::{self, Units};
 use vitrify_lab::world::World;
 
 /// Where the world's place is written down.
@@ -23,6 +26,8 @@ const GUESTS: &str = "/scratch/power-loss.guests";
 /// Size of the pool, in MiB; sparse.
 const POOL_MIB: u64 = 8192;
 const DISK_MIB: u64 = 16;
+/// How long a tick may take that captures all of them.
+const TICK: Duration = Duration::from_secs(600);
 
 type Outcome = Result<(), Box<dyn Error>>;
 
@@ -39,7 +44,9 @@ fn main() -> ExitCode {
         ["prepare"] => prepare(),
         ["capture", seed] => seed.parse().map_err(Into::into).and_then(capture),
         ["check"] => check(),
-        _ => Err("prepare | capture SEED | check".into()),
+        ["enable"] => enable(),
+        ["tick"] => tick(),
+        _ => Err("prepare | capture SEED | check | enable | tick".into()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -156,6 +163,55 @@ fn check() -> Outcome {
     forget(guests);
     forget(world);
     Ok(())
+}
+
+/// A point of each guest is due four times an hour, and systemd sees to that.
+fn enable() -> Outcome {
+    let world = World::left(Path::new(NOTE))?;
+    let guests = survivors(&world)?;
+    let names: Vec<_> = guests.iter().map(|it| format!("\"{}\"", it.guest.name())).collect();
+    let names = names.join(", ");
+    world.configure(&format!(
+        "\n[policy.test]\nfrequently = 3\n[[guest]]\nmatch = [{names}]\npolicy = \"test\"\n"
+    ))?;
+    forget(Units::install(&world.vitrify)?);
+    must("sync", &[])?;
+    forget(guests);
+    forget(world);
+    tick()
+}
+
+/// The timer is there, and one tick takes a point of each guest, all of them well after it.
+fn tick() -> Outcome {
+    let world = World::left(Path::new(NOTE))?;
+    let mut guests = survivors(&world)?;
+    must("systemctl", &["is-active", "vitrify.timer"])?;
+    let before = scheduled(&world)?;
+    let ticked = units::tick(&world.vitrify, TICK)?;
+    if (ticked.result.as_str(), ticked.code.as_str()) != ("success", "0") {
+        return Err(format!("the tick ended so: {ticked:?}").into());
+    }
+    let new: Vec<_> = scheduled(&world)?.into_iter().filter(|it| !before.contains(it)).collect();
+    for Survivor { guest, disks } in &mut guests {
+        if !new.iter().any(|it| it.0 == guest.name()) {
+            return Err(format!("no point of {}: {new:?}", guest.name()).into());
+        }
+        is_well(&world, guest, disks)?;
+        say(&format!("{}: well, with a point by the timer", guest.name()));
+    }
+    must("sync", &[])?;
+    forget(guests);
+    forget(world);
+    Ok(())
+}
+
+/// The guests and names of the points that ticks have taken.
+fn scheduled(world: &World) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let listed = world.vitrify.run(&["list", "--json"])?.json()?;
+    let points = listed["points"].as_array().cloned().unwrap_or_default();
+    let named = points.iter().filter_map(|it| Some((it["guest"].as_str()?, it["point"].as_str()?)));
+    let taken = named.filter(|it| it.1.ends_with("_frequently"));
+    Ok(taken.map(|(guest, point)| (guest.to_owned(), point.to_owned())).collect())
 }
 
 /// Keeps what the guests wrote on their overlays.

@@ -1,5 +1,6 @@
 //! `cargo xtask lab power-loss`: the machine's power is cut at random moments of captures, again and
-//! again, and after each boot one `vitrify repair` must be enough.
+//! again, and after each boot one `vitrify repair` must be enough. At the end systemd's timer is enabled,
+//! and must tick after the next boot as before it.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
@@ -36,8 +37,13 @@ pub(crate) fn rounds(machine: &mut Machine, rounds: u64, seed: u64) -> Result<()
         })?;
         moments.push(format!("{:.1}", moment.as_secs_f64()));
     }
+    inside(machine, &["enable"])?;
+    machine.lose_power()?;
+    // Whether its last words before that were durable, is for repair, which every tick begins with.
+    inside(machine, &["tick"])?;
     say(&format!(
-        "{rounds} times without power, {} s into captures; one repair each, every guest well",
+        "{rounds} times without power, {} s into captures; one repair each, every guest well;\n\
+         the timer ticks before and after another boot",
         moments.join(", ")
     ));
     Ok(())
