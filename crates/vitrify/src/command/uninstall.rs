@@ -18,6 +18,8 @@ use crate::output;
 
 /// Where `cargo xtask install` and packages put things.
 const PREFIXES: [&str; 2] = ["/usr", "/usr/local"];
+/// Where vitrify may stand in sanoid's place.
+const SANOID: &str = "/usr/sbin/sanoid";
 /// Below these.
 const FILES: [(&str, &str); 8] = [
     ("service", "lib/systemd/system/vitrify.service"),
@@ -55,6 +57,14 @@ pub(crate) fn run(context: &Context) -> Answer<Status> {
             what: "timer",
             place: "vitrify.timer is enabled".to_owned(),
             remove: "systemctl disable --now vitrify.timer".to_owned(),
+        });
+    }
+    let is_us = |it: PathBuf| it.file_name().is_some_and(|name| name == "vitrify");
+    if fs::read_link(SANOID).is_ok_and(is_us) {
+        found.push(Found {
+            what: "sanoid",
+            place: format!("{SANOID} is vitrify"),
+            remove: format!("rm {SANOID}, and put sanoid's own back"),
         });
     }
     // What was never made is not made for this either.
