@@ -102,9 +102,12 @@ pub fn ticked() -> Result<Ticked, Box<dyn Error>> {
     Ok(Ticked { result: shown("Result")?, code: shown("ExecMainStatus")? })
 }
 
-/// Whether it runs, and which run it is.
+/// Whether it runs, and which run it is, at one instant.
 fn state() -> Result<(String, String), Box<dyn Error>> {
-    Ok((shown("ActiveState")?, shown("InvocationID")?))
+    let properties = ["show", "--property=ActiveState", "--property=InvocationID"];
+    let shown = must("systemctl", &[&properties[..], &["vitrify.service"]].concat())?;
+    let of = |key| shown.lines().find_map(|it| it.strip_prefix(key)).unwrap_or_default().to_owned();
+    Ok((of("ActiveState="), of("InvocationID=")))
 }
 
 /// A property of the service.
