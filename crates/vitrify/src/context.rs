@@ -45,7 +45,7 @@ pub(crate) struct Context {
     pub(crate) zone: TimeZone,
     style: Style,
     verbose: bool,
-    only_errors: bool,
+    quiet: bool,
     connect: String,
     state: PathBuf,
     cancelled: Arc<AtomicBool>,
@@ -137,7 +137,7 @@ impl Context {
             yes: global.yes,
             zone: TimeZone::system(),
             verbose: global.verbose,
-            only_errors: global.quiet,
+            quiet: global.quiet,
             style: Style::of(global.quiet, global.verbose, global.no_progress),
             connect: global.connect.clone(),
             state,
@@ -234,14 +234,9 @@ impl Context {
         self.verbose
     }
 
-    /// Whether nothing but errors is wanted on stderr, said in so many words.
-    pub(crate) fn wants_only_errors(&self) -> bool {
-        self.only_errors
-    }
-
-    /// Whether notes are wanted on stderr.
+    /// Whether nothing but errors is wanted on stderr.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.style == Style::Quiet
+        self.quiet
     }
 
     /// Every point of every home, newest first; what cannot be read is reported by the caller.

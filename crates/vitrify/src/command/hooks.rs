@@ -104,7 +104,7 @@ pub(crate) fn perform(
 ) -> (Ended, Option<String>) {
     let mut ran = script::run(&command.line, variables, Some(context.config.script_limit));
     let fate = (ran.ended != Ended::Succeeded).then(|| ran.said.pop().unwrap_or_default());
-    if fate.is_some() || !context.wants_only_errors() {
+    if fate.is_some() || !context.is_quiet() {
         ran.said.iter().for_each(|line| note(&format!("{prefix}: {line}")));
     }
     (ran.ended, fate)
