@@ -35,7 +35,8 @@ pub struct Ticked {
 pub struct Units(());
 
 impl Units {
-    /// Installs them and starts the timer.
+    /// Installs them and starts the timer, which goes off in a quarter of an hour, unless [`tick`] moves the
+    /// clock on.
     ///
     /// # Errors
     /// What the file system or systemd says.
@@ -49,6 +50,7 @@ impl Units {
             fs::write(Path::new(FOLDER).join(name), text)?;
         }
         must("systemctl", &["daemon-reload"])?;
+        set_clock(next_after(SystemTime::now())? + 1)?;
         must("systemctl", &["enable", "--now", "--quiet", "vitrify.timer"])?;
         Ok(units)
     }
@@ -78,9 +80,7 @@ pub fn tick(vitrify: &Vitrify, limit: Duration) -> Result<Ticked, Box<dyn Error>
     let (_, last) = state()?;
     let last_tick = fs::metadata(vitrify.state().join("last-tick.json"));
     let last_tick = last_tick.and_then(|it| it.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let now = last_tick.max(SystemTime::now()).duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-    let next = ((now - AFTER_QUARTER) / QUARTER + 1) * QUARTER + AFTER_QUARTER;
-    must("date", &["--set", &format!("@{}", next - 1)])?;
+    set_clock(next_after(last_tick.max(SystemTime::now()))? - 1)?;
     let deadline = Instant::now() + limit;
     loop {
         let (state, invocation) = state()?;
@@ -92,6 +92,17 @@ pub fn tick(vitrify: &Vitrify, limit: Duration) -> Result<Ticked, Box<dyn Error>
         }
         thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// When the timer goes off next, in seconds since the epoch.
+fn next_after(time: SystemTime) -> Result<u64, Box<dyn Error>> {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
+    Ok(((seconds - AFTER_QUARTER) / QUARTER + 1) * QUARTER + AFTER_QUARTER)
+}
+
+fn set_clock(seconds: u64) -> Result<(), Box<dyn Error>> {
+    must("date", &["--set", &format!("@{seconds}")])?;
+    Ok(())
 }
 
 /// How the last tick ended.
