@@ -34,6 +34,9 @@ use crate::command::{Command, Ended};
 pub(crate) const MAGIC: u32 = 0x2fc1_2fc1;
 /// A snapshot waits for a transaction group, which a busy pool writes for long.
 const SLOW: Duration = Duration::from_secs(300);
+/// The longest list of snapshots that is taken, in bytes: `zfs list` has some 150 for each, `zfs get` some
+/// 600.
+const LIST_BOUND: u64 = 256 << 20;
 /// Where the module shows each imported pool.
 const POOLS: &str = "/proc/spl/kstat/zfs";
 /// The state of a pool whose devices do not answer: who asks it for anything waits.

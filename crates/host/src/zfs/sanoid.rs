@@ -20,14 +20,10 @@ use vitrify_core::sanoid::transfer::transfers;
 use super::properties::MANY;
 use super::snapshots::{destroy_each, full_name};
 use super::{
-    SUSPENDED, change, dataset, imported, not_imported, pool_of, pool_state, problem, suspended,
-    with_permission, zfs,
+    LIST_BOUND, SUSPENDED, change, dataset, imported, not_imported, pool_of, pool_state, problem,
+    suspended, with_permission, zfs,
 };
 use crate::command::Command;
-
-/// The longest list that is taken: a line has some 150 bytes, so that is for about two million
-/// snapshots.
-const LIST_BOUND: u64 = 256 << 20;
 
 /// What some pools hold.
 #[derive(Debug, Default)]

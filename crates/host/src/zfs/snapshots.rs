@@ -9,7 +9,7 @@ use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 
 use super::properties::{self, MANY, Properties};
-use super::{change, check_pool, dataset, pool_of, problem, with_permission, zfs};
+use super::{LIST_BOUND, change, check_pool, dataset, pool_of, problem, with_permission, zfs};
 
 /// The points that a snapshot was taken for, separated by commas.
 const POINT: &str = "vitrify:point";
@@ -148,7 +148,7 @@ fn read(volumes: &[Volume], wanted_of_each: &str) -> Answer<Vec<(Volume, String,
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let command = properties::get(wanted_of_each).args(["-t", "snapshot"]);
+    let command = properties::get(wanted_of_each).args(["-t", "snapshot"]).output_bound(LIST_BOUND);
     let command = if wanted.len() <= MANY {
         command.args(["-d", "1"]).args(volumes.iter().map(Volume::as_str))
     } else {
