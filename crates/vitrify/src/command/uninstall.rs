@@ -166,7 +166,13 @@ fn home(path: &Path, kind: &str) -> Found {
     let place = path.display().to_string();
     let shown = quoted(&place);
     let remove = match kind {
-        "zfs" => format!("zfs destroy \"$(zfs list -Ho name {shown})\""),
+        // By its name below the store: what is not mounted is not mistaken for the store.
+        "zfs" => {
+            let (store, name) = (path.parent().unwrap_or(path), path.file_name());
+            let (store, name) = (store.display().to_string(), name.unwrap_or_default());
+            let (store, name) = (quoted(&store), name.to_string_lossy());
+            format!("zfs destroy \"$(zfs list -Ho name {store})/{name}\"")
+        }
         "btrfs" => format!("btrfs subvolume delete {shown}"),
         _ => format!("rm -r {shown}"),
     };
@@ -229,7 +235,7 @@ mod tests {
     #[test]
     fn homes_go_by_what_they_are() {
         for (path, kind, remove) in [
-            ("/mem/a", "zfs", "zfs destroy \"$(zfs list -Ho name /mem/a)\""),
+            ("/mem/a", "zfs", "zfs destroy \"$(zfs list -Ho name /mem)/a\""),
             ("/mem/a", "btrfs", "btrfs subvolume delete /mem/a"),
             ("/my mem/a", "folder", "rm -r '/my mem/a'"),
         ] {
