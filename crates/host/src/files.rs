@@ -94,21 +94,29 @@ pub(crate) fn lay(folder: &Path, file: &NamedFile) -> Answer<()> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(Problem::refused(format!("'{name}' is not a file name")));
     }
-    let place = folder.join(name);
-    let beside = folder.join(format!(".{name}.new"));
-    unlink(&beside)?;
-    let failed = at("cannot write", &beside);
-    let mut new = create(&beside)?;
-    match &file.content {
-        FileContent::Text(text) => {
-            new.write_all(text.as_bytes()).and_then(|()| new.sync_all()).map_err(failed)?;
-        }
+    replace(folder, name, |new, beside| match &file.content {
+        FileContent::Text(text) => new
+            .write_all(text.as_bytes())
+            .and_then(|()| new.sync_all())
+            .map_err(at("cannot write", beside)),
         FileContent::CopyOf(source) => {
             let mut from = File::open(source).map_err(at("cannot read", source))?;
-            let copied = io::copy(&mut from, &mut new).and_then(|_| new.sync_all());
-            copied.map_err(at("cannot copy", source))?;
+            let copied = io::copy(&mut from, new).and_then(|_| new.sync_all());
+            copied.map_err(at("cannot copy", source))
         }
-    }
+    })
+}
+
+/// Puts what `fill` writes and makes durable in the place of a file, in one step. It is written to a new
+/// file beside it first, whose name begins with a dot.
+pub(crate) fn replace(
+    folder: &Path,
+    name: &str,
+    fill: impl FnOnce(&mut File, &Path) -> Answer<()>,
+) -> Answer<()> {
+    let (place, beside) = (folder.join(name), folder.join(format!(".{name}.new")));
+    unlink(&beside)?;
+    fill(&mut create(&beside)?, &beside)?;
     fs::rename(&beside, &place).map_err(at("cannot put in place", &place))
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
 
-use crate::files::{at, create, parent, sync_parent, unlink};
+use crate::files::{at, parent, replace, sync_parent};
 
 /// Makes a folder, mode 0755 whatever the umask is, in one that exists. One that exists is kept as it is.
 ///
@@ -33,15 +33,13 @@ pub fn write(path: &Path, text: &str) -> Answer<()> {
     let name = path.file_name().map(|it| it.to_string_lossy()).ok_or_else(|| {
         Problem::not_found(format!("{} is not the name of a file", path.display()))
     })?;
-    let beside = parent(path)?.join(format!(".{name}.new"));
-    unlink(&beside)?;
-    let mut new = create(&beside)?;
-    let written = new
-        .write_all(text.as_bytes())
-        .and_then(|()| new.set_permissions(Permissions::from_mode(0o644)))
-        .and_then(|()| new.sync_all());
-    written.map_err(at("cannot write", &beside))?;
-    fs::rename(&beside, path).map_err(at("cannot put in place", path))?;
+    replace(parent(path)?, &name, |new, beside| {
+        let written = new
+            .write_all(text.as_bytes())
+            .and_then(|()| new.set_permissions(Permissions::from_mode(0o644)))
+            .and_then(|()| new.sync_all());
+        written.map_err(at("cannot write", beside))
+    })?;
     sync_parent(path)
 }
 
