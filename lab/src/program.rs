@@ -1,7 +1,10 @@
 //! What the lab's programs have in common: their command line, and how they say results and messages.
 
+use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
+
+use crate::harness::{chain, missing};
 
 /// The options that the command line holds, or what to end with: help was wanted, or something is wrong,
 /// and that is said.
@@ -22,6 +25,29 @@ pub fn options<T>(
         Err(wrong) => {
             note(&format!("{wrong}\n\n{help}"));
             Err(ExitCode::from(2))
+        }
+    }
+}
+
+/// A benchmark, `cargo xtask bench NAME`, from its command line to its table.
+pub fn bench<O, R>(
+    name: &str,
+    options: Result<O, ExitCode>,
+    measure: impl FnOnce(&O) -> Result<R, Box<dyn Error>>,
+    table: impl FnOnce(&R) -> String,
+) -> ExitCode {
+    let options = match options {
+        Ok(options) => options,
+        Err(status) => return status,
+    };
+    match missing().map_or_else(|| measure(&options), |reason| Err(reason.into())) {
+        Ok(rows) => {
+            print(&table(&rows));
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            note(&format!("bench {name}: {}", chain(&*failure)));
+            ExitCode::FAILURE
         }
     }
 }

@@ -13,7 +13,6 @@ mod table;
 use std::error::Error;
 use std::process::ExitCode;
 
-use vitrify_lab::harness::{chain, missing};
 use vitrify_lab::interrupt::Interrupt;
 use vitrify_lab::program::{self, note, print};
 
@@ -25,20 +24,7 @@ use stage::Stage;
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    let options = match program::options(Options::parse, HELP) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    match missing().map_or_else(|| measure_all(&options), |reason| Err(reason.into())) {
-        Ok(rows) => {
-            print(&table::of(&rows));
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            note(&format!("bench memory: {}", chain(&*failure)));
-            ExitCode::FAILURE
-        }
-    }
+    program::bench("memory", program::options(Options::parse, HELP), measure_all, table::of)
 }
 
 fn measure_all(options: &Options) -> Result<Rows, Failure> {

@@ -13,7 +13,6 @@ mod ways;
 use std::error::Error;
 use std::process::ExitCode;
 
-use vitrify_lab::harness::{chain, missing};
 use vitrify_lab::interrupt::Interrupt;
 use vitrify_lab::program::{self, note, print};
 
@@ -25,20 +24,7 @@ use stage::Stage;
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    let options = match program::options(Options::parse, HELP) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    match missing().map_or_else(|| measure(&options), |reason| Err(reason.into())) {
-        Ok(rows) => {
-            print(&table::of(&rows));
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            note(&format!("bench pause: {}", chain(&*failure)));
-            ExitCode::FAILURE
-        }
-    }
+    program::bench("pause", program::options(Options::parse, HELP), measure, |rows| table::of(rows))
 }
 
 fn measure(options: &Options) -> Result<Vec<Row>, Failure> {

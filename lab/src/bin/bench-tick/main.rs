@@ -12,9 +12,8 @@ use std::process::ExitCode;
 
 use serde_json::json;
 use vitrify_lab::figures::{aligned, median};
-use vitrify_lab::harness::{chain, missing};
 use vitrify_lab::interrupt::Interrupt;
-use vitrify_lab::program::{self, note, print};
+use vitrify_lab::program::{self, print};
 
 use options::{HELP, Options};
 use stage::{Stage, Way};
@@ -27,20 +26,7 @@ struct Row {
 }
 
 fn main() -> ExitCode {
-    let options = match program::options(Options::parse, HELP) {
-        Ok(options) => options,
-        Err(status) => return status,
-    };
-    match missing().map_or_else(|| measure(&options), |reason| Err(reason.into())) {
-        Ok(rows) => {
-            print(&table(&rows));
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            note(&format!("bench tick: {}", chain(&*failure)));
-            ExitCode::FAILURE
-        }
-    }
+    program::bench("tick", program::options(Options::parse, HELP), measure, |rows| table(rows))
 }
 
 fn measure(options: &Options) -> Result<Vec<Row>, Box<dyn Error>> {
