@@ -148,11 +148,7 @@ impl Context {
     /// Makes our own folders where they are missing, and opens the ports. From here on Ctrl-C and
     /// SIGTERM ask the present operation to give up and put everything in order.
     pub(crate) fn host(&self) -> Answer<Host<'_>> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&self.cancelled))
-                .map_err(|error| Problem::io("cannot listen for signals", error))?;
-        }
+        listen_for_signals(&self.cancelled)?;
         // Others may pass through to the overlays, which QEMU opens under its own user; they can
         // list nothing on the way.
         make_folder(&self.state, 0o711)?;
@@ -288,6 +284,16 @@ impl Context {
             Problem::not_found(format!("point {id} vanished while it was looked for"))
         })
     }
+}
+
+/// From here on Ctrl-C, SIGTERM and SIGHUP end nothing; they are told by `cancelled`.
+pub(crate) fn listen_for_signals(cancelled: &Arc<AtomicBool>) -> Answer<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(cancelled))
+            .map_err(|error| Problem::io("cannot listen for signals", error))?;
+    }
+    Ok(())
 }
 
 fn volume_keys(volumes: &[Volume]) -> impl Iterator<Item = String> {

@@ -26,6 +26,7 @@ use vitrify_host::zfs::sanoid::{Found, look};
 
 use crate::args::{Global, SanoidArgs};
 use crate::configuration::unreadable;
+use crate::context::listen_for_signals;
 use crate::exit::{DONE, FAILED, LOCKED, Status};
 use crate::output;
 use crate::progress::note;
@@ -115,12 +116,8 @@ struct Tick<'a> {
 impl<'a> Tick<'a> {
     /// From here on Ctrl-C and SIGTERM keep anything more from being begun.
     fn new(global: &Global, args: &'a SanoidArgs) -> Answer<Self> {
-        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let cancelled = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register(signal, Arc::clone(&cancelled))
-                .map_err(|error| Problem::io("cannot listen for signals", error))?;
-        }
+        listen_for_signals(&cancelled)?;
         let verbose = global.verbose || args.debug;
         let (told, status) = (Cell::new(false), Cell::new(DONE));
         Ok(Self { args, verbose, quiet: global.quiet, told, status, cancelled })
