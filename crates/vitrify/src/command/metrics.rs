@@ -18,7 +18,7 @@ pub(crate) fn run(context: &Context, args: &MetricsArgs) -> Answer<Status> {
             .hint("'vitrify status --json' is for scripts"));
     }
     let host = context.host()?;
-    let judged = judge(context, &host, &look(context, &host)?)?;
+    let judged = judge(context, &host, &look(context, &host)?, &context.points()?)?;
     let text = Metrics {
         guests: judged.metrics(),
         unprotected: judged.unprotected(),

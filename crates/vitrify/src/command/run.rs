@@ -89,7 +89,8 @@ fn carry_out(
         }
         None => tick.prune(&guests, &failed),
     };
-    tick.found.is_still_short = is_short(&context.points()?, &guests.covered);
+    let points = context.points()?;
+    tick.found.is_still_short = is_short(&points, &guests.covered);
     if context.json {
         output::json(&json!({
             "version": 1,
@@ -99,7 +100,7 @@ fn carry_out(
         }));
     }
     if !args.dry_run
-        && let Err(problem) = publish(context, &host, &guests)
+        && let Err(problem) = publish(context, &host, &guests, &points)
     {
         note(&format!("warning: nobody is told how the guests stand: {}", problem.chain()));
         tick.status = tick.status.and(FAILED);

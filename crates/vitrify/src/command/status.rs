@@ -52,19 +52,23 @@ pub(crate) struct Judged {
 
 fn judge_all(context: &Context) -> Answer<Judged> {
     let host = context.host()?;
-    judge(context, &host, &look(context, &host)?)
+    judge(context, &host, &look(context, &host)?, &context.points()?)
 }
 
-/// Judges the guests by the points that there are now.
-pub(crate) fn judge(context: &Context, host: &Host<'_>, guests: &Guests<'_>) -> Answer<Judged> {
-    let points = context.points()?;
-    let its = guests.covered.iter().flat_map(|(guest, _)| published(&points, guest));
+/// Judges the guests by these points, newest first.
+pub(crate) fn judge(
+    context: &Context,
+    host: &Host<'_>,
+    guests: &Guests<'_>,
+    points: &[FoundPoint],
+) -> Answer<Judged> {
+    let its = guests.covered.iter().flat_map(|(guest, _)| published(points, guest));
     let snapshots = snapshots_of(host, &its.collect::<Vec<_>>())?;
     let now = host.world().clock.now().to_zoned_datetime(time_zone(&context.config)?);
     let seen = guests.covered.iter().map(|(guest, rule)| {
-        let facts = facts(published(&points, guest), &snapshots, rule.consistency);
+        let facts = facts(published(points, guest), &snapshots, rule.consistency);
         let standing = standing(&rule.policy.policy, &facts, &now);
-        let (name, points) = (guest.name.clone(), published(&points, guest));
+        let (name, points) = (guest.name.clone(), published(points, guest));
         let metrics = GuestMetrics::of(&name, standing.level, rule.consistency, points.clone());
         Seen { newest: newest(points), standing, metrics, guest: name }
     });
@@ -73,8 +77,13 @@ pub(crate) fn judge(context: &Context, host: &Host<'_>, guests: &Guests<'_>) -> 
 }
 
 /// Lays what `--json` prints, and when, where everybody may read it.
-pub(crate) fn publish(context: &Context, host: &Host<'_>, guests: &Guests<'_>) -> Answer<()> {
-    let mut status = judge(context, host, guests)?.to_json();
+pub(crate) fn publish(
+    context: &Context,
+    host: &Host<'_>,
+    guests: &Guests<'_>,
+    points: &[FoundPoint],
+) -> Answer<()> {
+    let mut status = judge(context, host, guests, points)?.to_json();
     status["written"] = json!(host.world().clock.now());
     let file = context.status_file();
     if let Some(folder) = file.parent() {
