@@ -19,6 +19,7 @@ mod mounts;
 pub mod public_file;
 pub mod rival;
 pub mod script;
+pub mod ram_socket;
 pub mod self_test;
 pub mod storage;
 pub mod tick;

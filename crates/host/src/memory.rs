@@ -7,6 +7,7 @@
 
 mod backlog;
 mod collect;
+mod image_file;
 mod ingest;
 mod paged;
 mod pages;

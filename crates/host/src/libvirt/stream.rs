@@ -19,7 +19,6 @@
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,7 +29,7 @@ use vitrify_core::name::GuestUuid;
 use vitrify_core::ports::{Answer, MemoryStream};
 use vitrify_core::problem::{Problem, ProblemKind};
 
-use crate::huge_pages;
+use crate::{huge_pages, ram_socket};
 
 use super::Libvirt;
 use super::error::problem;
@@ -45,8 +44,6 @@ const SETTING: &str = "/proc/sys/vm/unprivileged_userfaultfd";
 const CAPABILITY: &str = "background-snapshot";
 /// What QEMU calls its end of the socket.
 const DESCRIPTOR: &str = "vitrify";
-/// After so long without a byte, whoever reads looks up.
-const READ_LIMIT: Duration = Duration::from_millis(100);
 /// How long QEMU may take to say that a stream has ended whose end was read, or that was cancelled.
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// How often it is asked; no event of libvirt's tells.
@@ -269,8 +266,7 @@ impl Monitor<'_> {
             return Err(Problem::lacking(message));
         }
         let failed = |error| Problem::io("cannot make a socket", error);
-        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        ours.set_read_timeout(Some(READ_LIMIT)).map_err(failed)?;
+        let (ours, theirs) = ram_socket::pair().map_err(failed)?;
         self.hand_over("getfd", &json!({ "fdname": DESCRIPTOR }), theirs.as_fd())?;
         Ok(MemoryStream(Box::new(ours)))
     }

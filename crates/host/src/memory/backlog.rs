@@ -4,19 +4,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
-use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate};
+use rustix::fs::{Mode, OFlags};
 use vitrify_core::ports::Answer;
 use vitrify_core::stream::PAGE;
 
 use super::Spool;
 use super::collect::Change;
-use super::pages::GROUP_BYTES;
-use crate::btrfs::subvolume::is_btrfs;
 use crate::files::at;
 
 /// How many bytes wait in memory.
@@ -36,17 +31,6 @@ pub(super) enum Item {
 }
 
 impl Item {
-    fn pages(&self) -> Option<&Change> {
-        match self {
-            Self::Pages(change) => Some(change),
-            _ => None,
-        }
-    }
-
-    fn is_pages(&self) -> bool {
-        self.pages().is_some()
-    }
-
     /// How many bytes of RAM wait with it.
     fn length(&self) -> usize {
         match self {
@@ -67,53 +51,14 @@ pub(super) trait Place: Send {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes so many bytes zeros, and gives their room back.
     fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()>;
-    /// Sends what was written here on its way, before it can become one with what is written next to it.
-    fn send_off(&mut self, offset: u64, bytes: u64);
 }
 
-impl Place for File {
-    fn clear(&mut self, bytes: u64) -> io::Result<()> {
-        self.set_len(0)?;
-        self.set_len(bytes)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.write_all(bytes)
-    }
-
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.write_all_at(bytes, offset)
-    }
-
-    fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        Ok(fallocate(&*self, flags, offset, bytes)?)
-    }
-
-    fn send_off(&mut self, _: u64, _: u64) {}
-}
-
-/// Writes items. Every other group is written first and sent on its way, so that the rest lies between
-/// what cannot become one with it any more: a few calls instead of one for each group.
 fn write(items: &[Item], place: &mut dyn Place) -> io::Result<()> {
-    for items in items.chunk_by(|one, next| one.is_pages() && next.is_pages()) {
-        match items {
-            [Item::Clear(bytes)] => place.clear(*bytes)?,
-            [Item::Bytes(bytes)] => place.append(bytes)?,
-            changes => {
-                let changes = changes.iter().filter_map(Item::pages);
-                let (mut even, odd): (Vec<_>, Vec<_>) = changes.partition(|it| it.group % 2 == 0);
-                even.iter().try_for_each(|it| write_pages(it, place))?;
-                even.sort_by_key(|it| it.group);
-                for near in even.chunk_by(|one, next| next.group - one.group <= 2) {
-                    let (first, last) = (near[0].offset(0), near[near.len() - 1].offset(0));
-                    place.send_off(first, last - first + GROUP_BYTES);
-                }
-                odd.iter().try_for_each(|it| write_pages(it, place))?;
-            }
-        }
-    }
-    Ok(())
+    items.iter().try_for_each(|item| match item {
+        Item::Clear(bytes) => place.clear(*bytes),
+        Item::Pages(change) => write_pages(change, place),
+        Item::Bytes(bytes) => place.append(bytes),
+    })
 }
 
 /// Writes pages at once that came one after the other.
@@ -321,45 +266,6 @@ fn get_pages(group: u64, from: &mut impl Read) -> io::Result<Change> {
     Ok(Change { group, zeros: u16::from_le_bytes(zeros), slots, data })
 }
 
-/// Where the changes of a folder's image go.
-pub(super) fn place(folder: &Path) -> Answer<Box<dyn Place>> {
-    let path = folder.join(super::paged::IMAGE);
-    let mut options = File::options();
-    let file = options.read(true).write(true).open(&path).map_err(at("cannot write", &path))?;
-    match is_btrfs(&path)? {
-        true => Ok(Box::new(InPieces(file))),
-        false => Ok(Box::new(file)),
-    }
-}
-
-/// An image on Btrfs, which keeps all of an extent as long as any of it is in use: what is written is
-/// sent on its way before it can become part of a larger one. (Compression does that only for what
-/// compresses.)
-struct InPieces(File);
-
-impl Place for InPieces {
-    fn clear(&mut self, bytes: u64) -> io::Result<()> {
-        self.0.clear(bytes)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.append(bytes)
-    }
-
-    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
-        self.0.punch(offset, bytes)
-    }
-
-    fn send_off(&mut self, offset: u64, bytes: u64) {
-        // Advice only: where it is not taken, what is pruned gives less room back.
-        fadvise(&self.0, offset, NonZeroU64::new(bytes), Advice::DontNeed).ok();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,25 +288,6 @@ mod tests {
         fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
             self.0.push(format!("{}+{} zeros", offset / 4096, bytes / 4096));
             Ok(())
-        }
-        fn send_off(&mut self, offset: u64, bytes: u64) {
-            self.0.push(format!("{}+{} sent off", offset / 4096, bytes / 4096));
-        }
-    }
-
-    /// Columns: the groups that come, and how they are written and parted.
-    #[test]
-    fn groups_side_by_side_are_not_written_at_one_go() {
-        for (groups, wanted) in [
-            (&[3, 4, 5, 6, 7][..], "64+1:0 96+1:0 64+48 sent off 48+1:0 80+1:0 112+1:0"),
-            (&[8, 2, 2], "128+1:0 32+1:0 32+1:0 32+16 sent off 128+16 sent off"),
-        ] {
-            let mut log = Log::default();
-            let change =
-                |&group: &u64| Change { group, slots: vec![0], data: vec![0; PAGE], zeros: 0 };
-            let items: Vec<_> = groups.iter().map(change).map(Item::Pages).collect();
-            write(&items, &mut log).unwrap();
-            assert_eq!(log.0.join(" "), wanted);
         }
     }
 

@@ -7,7 +7,7 @@
 //! **writer** writes the rest. Either may hang in the store for ever; nobody joins them.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -21,7 +21,7 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::save_image::Header;
 use vitrify_core::stream::{PAGE, Parser, Piece};
 
-use super::backlog::{self, Backlog, Item, Place};
+use super::backlog::{Backlog, Item, Place};
 use super::collect::{Collector, Seen};
 use super::paged::{Before, Head, Paged, REST};
 use super::pages::{Layout, PageHash, hash};
@@ -60,13 +60,14 @@ pub(crate) struct Ingest {
 struct Shared {
     progress: Mutex<Progress>,
     changed: Condvar,
+    /// A page of RAM came.
+    first_page: AtomicBool,
     /// Whoever wanted the stream gave it up.
     stopped: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Progress {
-    first_page: bool,
     stalled: Duration,
     ended: bool,
     complete: bool,
@@ -135,13 +136,13 @@ impl Ingest {
         match form {
             Form::Paged { folder } => {
                 let image = Paged::at(folder);
-                let before = image.begin(point)?;
-                let place = backlog::place(folder)?;
+                let (place, before) = image.begin(point)?;
                 let rest = image.create_rest()?;
                 let sorter = Sorter {
                     point: point.clone(),
                     header,
                     before,
+                    spaced: place.spaced,
                     seen: Vec::new(),
                     layout: Layout::of(&[]),
                     hashes: Vec::new(),
@@ -151,7 +152,7 @@ impl Ingest {
                     backlog: Arc::clone(&backlog),
                     image,
                 };
-                Self::run(stream, limits, sorter, (backlog, place))
+                Self::run(stream, limits, sorter, (backlog, Box::new(place)))
             }
             Form::Whole { file } => {
                 let (sink, place) = Whole::at(file).create(&header, &backlog)?;
@@ -174,9 +175,7 @@ impl Ingest {
             // Its receiver is in the next line.
             let _ = empty.send(vec![0; BUFFER]);
         }
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let reader = Reader { stream, limits, full, emptied, waiting, shared: Arc::clone(&shared) };
-        let in_flight = Arc::clone(&reader.waiting);
+        let reader = Reader { stream, limits, full, emptied, shared: Arc::clone(&shared) };
         let writer = write(Arc::clone(&backlog), place, Arc::clone(&shared))?;
         spawn("reader", move || {
             hurry();
@@ -185,7 +184,7 @@ impl Ingest {
         let told = Arc::clone(&shared);
         spawn("hasher", move || {
             hurry();
-            let done = take_apart(sink, &filled, &empty, &in_flight, &told, writer);
+            let done = take_apart(sink, &filled, &empty, &told, writer);
             if let Err(problem) = done {
                 backlog.abandon();
                 told.fail(problem);
@@ -196,7 +195,8 @@ impl Ingest {
 
     /// Waits for the first page of RAM.
     pub(crate) fn await_first_page(&self, limit: Duration) -> Answer<()> {
-        self.shared.wait(Some(limit), |it| it.first_page, &|| false).map(drop)
+        let is_there = |_: &Progress| self.shared.first_page.load(Ordering::Relaxed);
+        self.shared.wait(Some(limit), is_there, &|| false).map(drop)
     }
 
     /// Waits for the end of the stream. What came may still wait to be written.
@@ -252,8 +252,6 @@ struct Reader {
     limits: Limits,
     full: Sender<(Vec<u8>, usize)>,
     emptied: Receiver<Vec<u8>>,
-    /// Buffers that the hasher has not looked at yet.
-    waiting: Arc<AtomicUsize>,
     shared: Arc<Shared>,
 }
 
@@ -268,7 +266,6 @@ impl Reader {
                     return self.shared.fail(Problem::io(message, error));
                 }
             };
-            self.waiting.fetch_add(1, Ordering::Relaxed);
             if filled > 0 && self.full.send((buffer, filled)).is_err() {
                 return;
             }
@@ -280,7 +277,8 @@ impl Reader {
         }
     }
 
-    /// Reads until the buffer is full, or the hasher has nothing to do; and whether that was all.
+    /// Reads until the buffer is full, and says whether that was all. Until the first page was seen,
+    /// for which a guest stands still, whatever comes is enough.
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
         let mut filled = 0;
         while filled < buffer.len() {
@@ -292,13 +290,11 @@ impl Reader {
                     if self.shared.is_stopped() {
                         return Err(io::ErrorKind::Interrupted.into());
                     }
-                    if filled > 0 {
-                        break;
-                    }
+                    continue;
                 }
                 Err(error) => return Err(error),
             }
-            if filled > 0 && self.waiting.load(Ordering::Relaxed) == 0 {
+            if !self.shared.first_page.load(Ordering::Relaxed) {
                 break;
             }
         }
@@ -363,7 +359,6 @@ fn take_apart(
     mut sink: impl Sink,
     filled: &Receiver<(Vec<u8>, usize)>,
     empty: &Sender<Vec<u8>>,
-    waiting: &AtomicUsize,
     shared: &Shared,
     writer: JoinHandle<bool>,
 ) -> Answer<()> {
@@ -374,11 +369,11 @@ fn take_apart(
         parser.feed(bytes, &mut |piece| {
             if first && matches!(piece, Piece::Page { .. } | Piece::Filled { .. }) {
                 first = false;
-                shared.update(|it| it.first_page = true);
+                shared.first_page.store(true, Ordering::Relaxed);
+                shared.update(|_| ());
             }
             sink.piece(piece)
         })?;
-        waiting.fetch_sub(1, Ordering::Relaxed);
         // The reader may have come to its end.
         let _ = empty.send(buffer);
     }
@@ -413,6 +408,7 @@ pub(super) struct Sorter {
     pub(super) point: PointId,
     pub(super) header: Header,
     pub(super) before: Option<Before>,
+    pub(super) spaced: bool,
     /// One bit for each page that came.
     pub(super) seen: Vec<u64>,
     pub(super) layout: Layout,
@@ -519,7 +515,7 @@ impl Sink for Sorter {
     }
 
     fn complete(self, joint: vitrify_core::stream::Joint) -> Answer<()> {
-        let head = Head::new(self.header, &self.layout, joint, self.head);
+        let head = Head::new(self.header, &self.layout, self.spaced, joint, self.head);
         self.image.written(&head, &self.hashes, &self.point)
     }
 }

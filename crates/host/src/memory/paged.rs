@@ -1,13 +1,12 @@
 //! An image by pages: its files, and in which state they are.
 //!
-//! `memory.img` has RAM by address, zeros being holes; `pages.b3` 16 bytes of BLAKE3 per page;
+//! `memory.img` has RAM by address ([`ImageFile`]), zeros being holes; `pages.b3` 16 bytes of BLAKE3 per page;
 //! `machine.head` what comes before RAM, with the definition; `machine.rest` what comes after. The
 //! file `state` says for which point the image is being written, was written, or was made durable:
 //! only in that last state is `pages.b3` what `memory.img` holds whatever happens.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{XattrFlags, fsetxattr};
@@ -19,6 +18,7 @@ use vitrify_core::problem::Problem;
 use vitrify_core::save_image::Header;
 use vitrify_core::stream::{Joint, PAGE, RamBlock};
 
+use super::image_file::ImageFile;
 use super::mismatch;
 use super::pages::{Layout, PageHash, hash};
 use crate::btrfs::subvolume::is_btrfs;
@@ -48,6 +48,9 @@ pub(super) struct Head {
     xml: String,
     cookie: Option<String>,
     running: bool,
+    /// How [`IMAGE`] is laid out; images made before there was a choice do not say.
+    #[serde(default)]
+    spaced: bool,
     pub(super) blocks: Vec<RamBlock>,
     pub(super) joint: Joint,
     /// The stream's head, byte by byte.
@@ -55,10 +58,16 @@ pub(super) struct Head {
 }
 
 impl Head {
-    pub(super) fn new(header: Header, layout: &Layout, joint: Joint, bytes: Vec<u8>) -> Self {
+    pub(super) fn new(
+        header: Header,
+        layout: &Layout,
+        spaced: bool,
+        joint: Joint,
+        bytes: Vec<u8>,
+    ) -> Self {
         let Header { xml, cookie, running } = header;
         let blocks = layout.blocks.clone();
-        Self { version: VERSION, xml, cookie, running, blocks, joint, bytes }
+        Self { version: VERSION, xml, cookie, running, spaced, blocks, joint, bytes }
     }
 
     /// The container's header.
@@ -122,35 +131,38 @@ impl Paged {
 
     /// Opens the image to be rewritten for a point, durably, and says what it held. An image that
     /// was not sealed is read and hashed.
-    pub(super) fn begin(&self, point: &PointId) -> Answer<Option<Before>> {
-        let image = self.file(IMAGE);
-        if !exists(&image)? {
-            let file = create(&image)?;
-            if is_btrfs(&image)? {
+    pub(super) fn begin(&self, point: &PointId) -> Answer<(ImageFile, Option<Before>)> {
+        let path = self.file(IMAGE);
+        if !exists(&path)? {
+            let file = create(&path)?;
+            let spaced = is_btrfs(&path)?;
+            if spaced {
                 // An old kernel, or a mount without copying on write, may not.
                 fsetxattr(&file, "btrfs.compression", b"zstd", XattrFlags::empty()).ok();
             }
             self.set_state(Stage::Writing, Some(point))?;
-            return Ok(None);
+            return Ok((ImageFile::new(file, spaced), None));
         }
+        let mut options = File::options();
+        let file = options.read(true).write(true).open(&path).map_err(at("cannot write", &path))?;
+        let file = ImageFile::new(file, is_btrfs(&path)?);
         let head = self.head().ok();
         let sealed = self.state()?.is_some_and(|it| it.stage == Stage::Sealed);
         self.set_state(Stage::Writing, Some(point))?;
-        let Some(layout) = head.map(|it| it.layout()) else { return Ok(None) };
-        if image.metadata().map_err(at("cannot look at", &image))?.len() != layout.bytes {
-            return Ok(None);
-        }
+        let layout = head.filter(|it| it.spaced == file.spaced).map(|it| it.layout());
+        let length = file.file.metadata().map_err(at("cannot look at", &path))?.len();
+        let is_its = |it: &Layout| length == ImageFile::length(it.bytes, file.spaced);
+        let Some(layout) = layout.filter(is_its) else { return Ok((file, None)) };
         let known = if sealed { self.hashes(&layout).ok() } else { None };
         let hashes = match known {
             Some(hashes) => hashes,
-            None => self.hash_image(&layout)?,
+            None => self.hash_image(&file, &layout)?,
         };
-        Ok(Some(Before { layout, hashes }))
+        Ok((file, Some(Before { layout, hashes })))
     }
 
-    fn hash_image(&self, layout: &Layout) -> Answer<Vec<PageHash>> {
+    fn hash_image(&self, file: &ImageFile, layout: &Layout) -> Answer<Vec<PageHash>> {
         let path = self.file(IMAGE);
-        let file = File::open(&path).map_err(at("cannot read", &path))?;
         let mut hashes = Vec::with_capacity(layout.pages());
         let mut buffer = vec![0; STEP];
         while hashes.len() < layout.pages() {
@@ -232,6 +244,17 @@ impl Paged {
         }
         let bytes = Bytes((used * PAGE) as u64 + rest);
         Ok(MemoryImage { bytes, blake3: hasher.finalize().to_hex().to_string() })
+    }
+
+    /// The image of RAM, to be read; `NotFound` where there is none.
+    pub(super) fn open(&self, head: &Head) -> Answer<ImageFile> {
+        let path = self.file(IMAGE);
+        let file = File::open(&path).map_err(at("cannot read", &path))?;
+        let length = file.metadata().map_err(at("cannot look at", &path))?.len();
+        if length != ImageFile::length(head.layout().bytes, head.spaced) {
+            return Err(mismatch(&path, "has another length than its RAM"));
+        }
+        Ok(ImageFile::new(file, head.spaced))
     }
 
     pub(super) fn head(&self) -> Answer<Head> {

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -14,6 +13,7 @@ use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::stream::{PAGE, Place, Writer};
 
+use super::image_file::ImageFile;
 use super::mismatch;
 use super::paged::{Head, IMAGE, Paged, REST};
 use super::pages::{Layout, PageHash, hash};
@@ -103,7 +103,7 @@ struct Source {
     head: Head,
     layout: Layout,
     hashes: Vec<PageHash>,
-    file: File,
+    file: ImageFile,
     path: std::path::PathBuf,
 }
 
@@ -120,13 +120,8 @@ impl Source {
         let head = image.head()?;
         let layout = head.layout();
         let hashes = image.hashes(&layout)?;
-        let path = image.file(IMAGE);
-        let file = File::open(&path).map_err(at("cannot read", &path)).map_err(gone)?;
-        let length = file.metadata().map_err(at("cannot look at", &path))?.len();
-        if length != layout.bytes {
-            return Err(mismatch(&path, "has another length than its RAM"));
-        }
-        Ok(Self { head, layout, hashes, file, path })
+        let file = image.open(&head).map_err(gone)?;
+        Ok(Self { head, layout, hashes, file, path: image.file(IMAGE) })
     }
 
     /// Calls for each page, in order. Between two blocks nothing is kept.

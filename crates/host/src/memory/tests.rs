@@ -10,6 +10,7 @@ use vitrify_core::ports::MemoryStream;
 use vitrify_core::stream::{PAGE, Parser, Piece};
 
 use super::backlog::{Backlog, Place};
+use super::image_file::ImageFile;
 use super::collect::Collector;
 use super::ingest::Sorter;
 use super::pages::Layout;
@@ -363,7 +364,6 @@ impl Place for Slow {
         Ok(())
     }
 
-    fn send_off(&mut self, _: u64, _: u64) {}
 }
 
 /// Receives into such a place.
@@ -380,7 +380,8 @@ fn into_slow(
     let written = Arc::new(Mutex::new(Vec::new()));
     let place = Box::new(Slow { written: Arc::clone(&written), allowed });
     let sorter = Sorter {
-        before: image.begin(&point(number)).unwrap(),
+        before: image.begin(&point(number)).unwrap().1,
+        spaced: false,
         rest: Box::new(image.create_rest().unwrap()),
         image,
         point: point(number),
@@ -610,7 +611,7 @@ fn a_whole_image_goes_through_the_spool() {
 
 /// A place that writes nothing until it hears that it may.
 struct Late {
-    place: File,
+    place: ImageFile,
     allowed: Option<Receiver<()>>,
 }
 
@@ -631,9 +632,5 @@ impl Place for Late {
 
     fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
         self.place.punch(offset, bytes)
-    }
-
-    fn send_off(&mut self, offset: u64, bytes: u64) {
-        self.place.send_off(offset, bytes);
     }
 }

@@ -14,6 +14,7 @@ use vitrify_core::save_image::Header;
 use vitrify_core::stream::{Joint, Piece};
 
 use super::backlog::{Backlog, Item};
+use super::image_file::ImageFile;
 use super::ingest::Sink;
 use super::mismatch;
 use crate::files::{at, create, is_absence, sync_parent, unlink};
@@ -71,7 +72,7 @@ impl Whole {
         &self,
         header: &Header,
         backlog: &Arc<Backlog>,
-    ) -> Answer<(Writing, File)> {
+    ) -> Answer<(Writing, ImageFile)> {
         for path in [self.draft(), self.sum(), self.file.clone()] {
             unlink(&path)?;
         }
@@ -85,7 +86,7 @@ impl Whole {
         let hasher = blake3::Hasher::new();
         let mut writing = Writing { whole: self.clone(), out, hasher, bytes: 0 };
         writing.bytes(&header.encode())?;
-        Ok((writing, file))
+        Ok((writing, ImageFile::new(file, false)))
     }
 
     /// Makes an image durable that was written to its end.

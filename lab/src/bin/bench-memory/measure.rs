@@ -14,6 +14,7 @@ use vitrify_core::ports::{Homes as _, MemoryStream};
 use vitrify_core::problem::Problem;
 use vitrify_core::save_image::{FIXED, Header};
 use vitrify_host::homes::{Reserve, StallLimits, Store, StoreConfig};
+use vitrify_host::ram_socket;
 use vitrify_lab::figures::median;
 use vitrify_lab::run::{Running, must};
 
@@ -70,11 +71,11 @@ pub(crate) fn ingest(raw: &Path, store: &Path, rounds: u64) -> Result<Ingest, Fa
 fn cat(raw: &Path, store: &Path) -> Result<[Duration; 2], Failure> {
     let place = store.join("bench.cat");
     let took = thread::scope(|scope| -> Result<[Duration; 2], Failure> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = ram_socket::pair()?;
         let begun = Instant::now();
-        let feeder = scope.spawn(move || feed(raw, ours));
+        let feeder = scope.spawn(move || feed(raw, theirs));
         let mut cat = Command::new("cat");
-        cat.stdin(Stdio::from(OwnedFd::from(theirs)));
+        cat.stdin(Stdio::from(OwnedFd::from(ours)));
         let file = File::create(&place)?;
         let status = cat.stdout(file.try_clone()?).status()?;
         let took = begun.elapsed();
@@ -93,8 +94,7 @@ fn receive(raw: &Path, store: &Path) -> Result<[Duration; 2], Failure> {
     let (guest, point) = (GUEST.parse()?, POINT.parse()?);
     homes.stage(&guest, &point, &[]).map_err(said)?;
     let took = thread::scope(|scope| -> Result<[Duration; 2], Failure> {
-        let (theirs, ours) = UnixStream::pair()?;
-        ours.set_read_timeout(Some(Duration::from_millis(100)))?;
+        let (ours, theirs) = ram_socket::pair()?;
         let begun = Instant::now();
         let stream = MemoryStream(Box::new(ours));
         homes.receive_memory(&guest, &point, "<domain/>", stream).map_err(said)?;
