@@ -81,7 +81,8 @@ mod tests {
         let (mut ours, mut theirs) = pair().unwrap();
         let sent: Vec<u8> = (0..5_u32 << 20).map(|it| (it / 4096) as u8).collect();
         let expected = sent.clone();
-        let sender = thread::spawn(move || sent.chunks(8192).try_for_each(|it| theirs.write_all(it)));
+        let sender =
+            thread::spawn(move || sent.chunks(8192).try_for_each(|it| theirs.write_all(it)));
         let mut came = Vec::new();
         ours.read_to_end(&mut came).unwrap();
         assert!(came == expected, "other bytes than were sent");

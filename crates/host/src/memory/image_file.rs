@@ -5,7 +5,6 @@
 //! never written as one extent, however and whenever that happens; blocks side by side are, unless each is
 //! sent to the drive before its neighbour is written, which took most of the time of receiving a stream.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
@@ -16,26 +15,15 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use super::backlog::Place;
 use super::pages::GROUP_BYTES;
 
-/// How many writes may wait in the page cache before the oldest is sent to the drive: some 256 MiB. Where
-/// all of 2 GiB waited, Btrfs stopped now and then to find room for what each extent might need
-/// (*measured*: a guest of 4 GiB waited for 2.6 s in all, where it was 0.2 s).
-const WAITING: usize = 4096;
-
 /// Offsets are those of RAM, whatever lies between the blocks.
 #[derive(Debug)]
 pub(super) struct ImageFile {
     pub(super) file: File,
     /// Whether a hole as long as a block follows each block.
     pub(super) spaced: bool,
-    /// Where in the file was written to, and how many bytes; the oldest first.
-    waiting: VecDeque<(u64, u64)>,
 }
 
 impl ImageFile {
-    pub(super) fn new(file: File, spaced: bool) -> Self {
-        Self { file, spaced, waiting: VecDeque::new() }
-    }
-
     /// How long the file is for so many bytes of RAM, which are whole blocks.
     pub(super) fn length(bytes: u64, spaced: bool) -> u64 {
         if spaced { bytes.saturating_mul(2) } else { bytes }
@@ -72,18 +60,7 @@ impl Place for ImageFile {
     }
 
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let at = self.at(offset);
-        self.file.write_all_at(bytes, at)?;
-        if self.spaced {
-            self.waiting.push_back((at, bytes.len() as u64));
-            if self.waiting.len() > WAITING
-                && let Some((oldest, bytes)) = self.waiting.pop_front()
-            {
-                // Advice only.
-                fadvise(&self.file, oldest, NonZeroU64::new(bytes), Advice::DontNeed).ok();
-            }
-        }
-        Ok(())
+        self.file.write_all_at(bytes, self.at(offset))
     }
 
     fn punch(&mut self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -101,7 +78,7 @@ mod tests {
         const BLOCK: usize = GROUP_BYTES as usize;
         for (spaced, second) in [(false, GROUP_BYTES), (true, 2 * GROUP_BYTES)] {
             let file = tempfile::tempfile().unwrap();
-            let mut image = ImageFile::new(file.try_clone().unwrap(), spaced);
+            let mut image = ImageFile { file: file.try_clone().unwrap(), spaced };
             image.clear(3 * GROUP_BYTES).unwrap();
             assert_eq!(file.metadata().unwrap().len(), 3 * second, "{spaced}");
             image.write_at(&[1; 4096], GROUP_BYTES - 4096).unwrap();

@@ -257,8 +257,8 @@ struct Reader {
 
 impl Reader {
     fn read(mut self) {
-        let mut stalled = Duration::ZERO;
-        while let Some(mut buffer) = self.buffer(&mut stalled) {
+        let (mut stalled, mut came) = (Duration::ZERO, 0);
+        while let Some(mut buffer) = self.buffer(&mut stalled, came) {
             let (filled, ended) = match self.fill(&mut buffer) {
                 Ok(read) => read,
                 Err(error) => {
@@ -266,6 +266,7 @@ impl Reader {
                     return self.shared.fail(Problem::io(message, error));
                 }
             };
+            came += filled as u64;
             if filled > 0 && self.full.send((buffer, filled)).is_err() {
                 return;
             }
@@ -301,8 +302,8 @@ impl Reader {
         Ok((filled, false))
     }
 
-    /// A free buffer. `None` when nobody wants it, or it took too long.
-    fn buffer(&self, stalled: &mut Duration) -> Option<Vec<u8>> {
+    /// A free buffer, when so many bytes have come. `None` when nobody wants it, or it took too long.
+    fn buffer(&self, stalled: &mut Duration, came: u64) -> Option<Vec<u8>> {
         if self.shared.is_stopped() {
             return None;
         }
@@ -312,7 +313,7 @@ impl Reader {
             Err(TryRecvError::Empty) => {}
         }
         let began = Instant::now();
-        let budget = self.limits.stall.budget.saturating_sub(*stalled);
+        let budget = self.limits.stall.allowed(came).saturating_sub(*stalled);
         let limit = self.limits.stall.once.min(budget);
         loop {
             let left = limit.saturating_sub(began.elapsed());

@@ -141,11 +141,11 @@ impl Paged {
                 fsetxattr(&file, "btrfs.compression", b"zstd", XattrFlags::empty()).ok();
             }
             self.set_state(Stage::Writing, Some(point))?;
-            return Ok((ImageFile::new(file, spaced), None));
+            return Ok((ImageFile { file, spaced }, None));
         }
         let mut options = File::options();
         let file = options.read(true).write(true).open(&path).map_err(at("cannot write", &path))?;
-        let file = ImageFile::new(file, is_btrfs(&path)?);
+        let file = ImageFile { file, spaced: is_btrfs(&path)? };
         let head = self.head().ok();
         let sealed = self.state()?.is_some_and(|it| it.stage == Stage::Sealed);
         self.set_state(Stage::Writing, Some(point))?;
@@ -254,7 +254,7 @@ impl Paged {
         if length != ImageFile::length(head.layout().bytes, head.spaced) {
             return Err(mismatch(&path, "has another length than its RAM"));
         }
-        Ok(ImageFile::new(file, head.spaced))
+        Ok(ImageFile { file, spaced: head.spaced })
     }
 
     pub(super) fn head(&self) -> Answer<Head> {

@@ -10,8 +10,8 @@ use vitrify_core::ports::MemoryStream;
 use vitrify_core::stream::{PAGE, Parser, Piece};
 
 use super::backlog::{Backlog, Place};
-use super::image_file::ImageFile;
 use super::collect::Collector;
+use super::image_file::ImageFile;
 use super::ingest::Sorter;
 use super::pages::Layout;
 use super::*;
@@ -363,7 +363,6 @@ impl Place for Slow {
     fn punch(&mut self, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }
-
 }
 
 /// Receives into such a place.

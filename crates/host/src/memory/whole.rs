@@ -86,7 +86,7 @@ impl Whole {
         let hasher = blake3::Hasher::new();
         let mut writing = Writing { whole: self.clone(), out, hasher, bytes: 0 };
         writing.bytes(&header.encode())?;
-        Ok((writing, ImageFile::new(file, false)))
+        Ok((writing, ImageFile { file, spaced: false }))
     }
 
     /// Makes an image durable that was written to its end.
