@@ -17,6 +17,7 @@ pub mod figures;
 pub mod files;
 pub mod guest;
 pub mod harness;
+pub mod hook;
 pub mod image;
 pub mod interrupt;
 pub mod journal;

@@ -7,13 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use vitrify_lab::harness::{self, Machine, Outcome};
+use vitrify_lab::hook::Hook;
 use vitrify_lab::journal::Journal;
 use vitrify_lab::leftovers::entries;
 use vitrify_lab::pool::Pool;
-use vitrify_lab::run::{Running, must};
-use vitrify_lab::scene::Scene;
+use vitrify_lab::run::{Running, must, run};
+use vitrify_lab::scene::{BOOT, Scene};
 use vitrify_lab::units::{self, Ticked, Units};
 use vitrify_lab::world::World;
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         &[
             ("the_timer_has_points_taken", the_timer_has_points_taken),
             ("a_service_that_is_stopped_lets_the_guest_go", a_stopped_service),
+            ("a_guest_that_is_half_restored_does_not_start", a_half_restored_guest),
         ],
     )
 }
@@ -123,5 +126,36 @@ fn a_stopped_service() -> Outcome {
         }
     }
     drop(units);
+    scene.is_well()
+}
+
+/// Autostart and administrators ask libvirt, and libvirt asks its hook.
+fn a_half_restored_guest() -> Outcome {
+    let mut scene = scene()?;
+    let hook = Hook::install(&scene.world.vitrify)?;
+    let point = scene.snapshot(&["--consistency", "memory"])?;
+    let (name, at) = (scene.guest.name().to_owned(), scene.at(&point.name));
+    let far = scene.guest.serial.count_reaches(point.counts.end() + 100, BOOT)?;
+    let journal = Journal::of(&scene.world.vitrify)?;
+    let restore = ["restore", "--force", "--no-safety-point", "--yes", &at];
+    let process = scene.world.vitrify.start(&restore)?;
+    let swaps = |lines: &[String]| {
+        lines.iter().any(|it| it.contains(r#""begun""#) && it.contains("swap-file"))
+    };
+    assert!(journal.reaches(&process, LIMIT, swaps)?, "{:?}", process.finish(LIMIT)?);
+    process.signal(Signal::KILL);
+    process.finish(LIMIT)?;
+    let started = run(Command::new("virsh").args(["start", &name]), LIMIT)?;
+    let expected = format!("'vitrify repair {name}'");
+    assert!(!started.status.success() && started.stderr.contains(&expected), "{started:?}");
+    scene.vitrify(0, &["repair"])?;
+    let first = scene.first_below(far.count)?;
+    scene.continues(&point, first)?;
+    scene.is_well()?;
+    // From then on it is a guest like any other.
+    scene.guest.destroy()?;
+    must("virsh", &["start", &name])?;
+    scene.guest.serial.ready(BOOT)?;
+    drop(hook);
     scene.is_well()
 }

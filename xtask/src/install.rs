@@ -13,6 +13,7 @@ const PACKAGED: &str = "/usr/bin/vitrify";
 
 const SERVICE: &str = include_str!("../../packaging/systemd/vitrify.service");
 const TIMER: &str = include_str!("../../packaging/systemd/vitrify.timer");
+const HOOK: &str = include_str!("../../packaging/libvirt/vitrify");
 const APPARMOR: &str = include_str!("../../packaging/apparmor/vitrify");
 
 /// Where things go.
@@ -40,6 +41,7 @@ pub(crate) fn install(options: &[&str]) -> Result<(), Failure> {
     if options.destdir.is_none() {
         say("next:\n\
              \x20 systemctl daemon-reload\n\
+             \x20 systemctl restart libvirtd                # guests run on; it looks for its hooks\n\
              \x20 vitrify doctor                            # what each guest can have\n\
              \x20 vitrify config check                      # policies and rules: see the README\n\
              \x20 systemctl enable --now vitrify.timer");
@@ -92,16 +94,20 @@ fn make(program: &Path, stage: &Path, prefix: &str) -> Result<Vec<File>, Failure
     fs::create_dir_all(stage).map_err(cannot)?;
     let mut files =
         vec![File { from: program.into(), to: format!("{prefix}/bin/vitrify"), mode: "755" }];
-    let mut add = |name: &str, text: &str, to: String| {
+    let mut add = |name: &str, text: &str, to: String, mode: &'static str| {
         let from = stage.join(name);
         fs::write(&from, text).map_err(cannot)?;
-        files.push(File { from, to, mode: "644" });
+        files.push(File { from, to, mode });
         Ok::<_, Failure>(())
     };
-    let service = SERVICE.replace(PACKAGED, &format!("{prefix}/bin/vitrify"));
-    add("vitrify.service", &service, format!("{prefix}/lib/systemd/system/vitrify.service"))?;
-    add("vitrify.timer", TIMER, format!("{prefix}/lib/systemd/system/vitrify.timer"))?;
-    add("apparmor", APPARMOR, "/etc/apparmor.d/abstractions/libvirt-qemu.d/vitrify".to_owned())?;
+    let named = |text: &str| text.replace(PACKAGED, &format!("{prefix}/bin/vitrify"));
+    let (data, script) = ("644", "755");
+    let units = format!("{prefix}/lib/systemd/system");
+    add("vitrify.service", &named(SERVICE), format!("{units}/vitrify.service"), data)?;
+    add("vitrify.timer", TIMER, format!("{units}/vitrify.timer"), data)?;
+    add("hook", &named(HOOK), "/etc/libvirt/hooks/qemu.d/vitrify".to_owned(), script)?;
+    let abstractions = "/etc/apparmor.d/abstractions/libvirt-qemu.d";
+    add("apparmor", APPARMOR, format!("{abstractions}/vitrify"), data)?;
     let shown = program.display().to_string();
     // Debian's zsh looks for what a package brings elsewhere.
     let zsh = if prefix == "/usr" { "vendor-completions" } else { "site-functions" };
@@ -110,9 +116,9 @@ fn make(program: &Path, stage: &Path, prefix: &str) -> Result<Vec<File>, Failure
         ("zsh", format!("zsh/{zsh}/_vitrify")),
         ("fish", "fish/vendor_completions.d/vitrify.fish".to_owned()),
     ] {
-        let script = output(&mut command(&shown, &["completions", shell]));
-        let script = script.ok_or_else(|| Failure::new(format!("no completions for {shell}")))?;
-        add(shell, &script, format!("{prefix}/share/{place}"))?;
+        let words = output(&mut command(&shown, &["completions", shell]));
+        let words = words.ok_or_else(|| Failure::new(format!("no completions for {shell}")))?;
+        add(shell, &words, format!("{prefix}/share/{place}"), data)?;
     }
     let pages = stage.join("man");
     must(&mut command(&shown, &["man", &pages.display().to_string()]))?;
@@ -178,6 +184,8 @@ mod tests {
             assert!(read(service).contains(&format!("\nExecStart={prefix}/bin/vitrify run\n")));
             assert_eq!(mode(service) & 0o777, 0o644);
             assert_eq!(read("lib/systemd/system/vitrify.timer"), TIMER);
+            let hook = fs::read_to_string(root.join("etc/libvirt/hooks/qemu.d/vitrify")).unwrap();
+            assert!(hook.contains(&format!("[ -x {prefix}/bin/vitrify ]")), "{hook}");
             assert_eq!(read("share/man/man8/vitrify.8"), "page\n");
             assert_eq!(read("share/bash-completion/completions/vitrify"), "for bash\n");
         }

@@ -182,6 +182,8 @@ struct State {
     entries: Vec<(Plan, Vec<String>)>,
     /// The entries that cannot be believed.
     damaged: BTreeSet<PointId>,
+    /// The guests that must not be started while an operation's entry is there.
+    barred: BTreeMap<GuestUuid, PointId>,
     next_number: u64,
     boot: u32,
 }

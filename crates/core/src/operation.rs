@@ -207,6 +207,11 @@ pub enum Effect {
     PrepareMemory,
     /// End the guest's QEMU.
     Stop,
+    /// Have libvirt refuse to start the guest, whoever asks, while some of its files are in place and
+    /// others are not.
+    Bar,
+    /// Let the guest be started again.
+    Unbar,
     /// Put a prepared file in place.
     SwapFile {
         /// The file's label in the plan.
@@ -319,6 +324,8 @@ impl fmt::Display for Effect {
             Self::PrepareFile { file } => write!(f, "copy {file} of the point beside its place"),
             Self::PrepareMemory => f.write_str("write out the memory of the point"),
             Self::Stop => f.write_str("stop the guest"),
+            Self::Bar => f.write_str("keep others from starting the guest"),
+            Self::Unbar => f.write_str("let the guest be started again"),
             Self::SwapFile { file } => write!(f, "put {file} in place"),
             Self::UnswapFile { file } => write!(f, "put the replaced {file} back"),
             Self::Define => f.write_str("put the point's definition in place"),

@@ -512,6 +512,13 @@ pub trait Journal {
     /// The entries that cannot be believed.
     fn damaged(&self) -> Answer<Vec<DamagedEntry>>;
 
+    /// Lays down for libvirt's hook that this guest must not be started while this operation's entry is
+    /// open. Durable when it returns. Where the hook is not installed, nobody reads it.
+    fn bar(&self, operation: &PointId, guest: &GuestUuid) -> Answer<()>;
+
+    /// Takes that back. Fine where nothing was laid down.
+    fn unbar(&self, guest: &GuestUuid) -> Answer<()>;
+
     /// Keeps a damaged entry under another name, so that the operation can be entered anew.
     fn set_aside(&self, entry: &DamagedEntry) -> Answer<()>;
 }

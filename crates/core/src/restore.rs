@@ -126,12 +126,12 @@ impl RestorePlan {
         let resumes = matches!(self.start, StartMode::Resume { .. });
         let mut steps: Vec<_> = each(|file| Effect::PrepareFile { file }).collect();
         steps.extend(resumes.then_some(Effect::PrepareMemory));
-        steps.push(Effect::Stop);
+        steps.extend([Effect::Stop, Effect::Bar]);
         steps.extend(each(|file| Effect::SwapFile { file }));
         if self.definition.is_some() {
             steps.push(Effect::Define);
         }
-        steps.push(Effect::Start);
+        steps.extend([Effect::Unbar, Effect::Start]);
         if self.managed_save {
             steps.push(Effect::DropManagedSave);
         }
@@ -170,6 +170,7 @@ impl RestorePlan {
         if history.begun(&Effect::Define) {
             steps.push(Effect::Redefine);
         }
+        steps.extend(history.begun(&Effect::Bar).then_some(Effect::Unbar));
         for file in self.files.iter().map(|file| file.label.clone()) {
             if history.begun(&Effect::PrepareFile { file: file.clone() }) {
                 steps.push(Effect::DropFile { file });

@@ -154,6 +154,10 @@ impl journal::Fixture for World {
     fn another_process(&mut self) -> Verdict {
         Ok(())
     }
+
+    fn is_barred(&self, guest: &GuestUuid) -> Result<bool, String> {
+        Ok(self.fake.is_barred(guest))
+    }
 }
 
 impl hypervisor::Fixture for World {

@@ -247,6 +247,7 @@ fn check_settled(fake: &Fake) -> Result<(), String> {
         ensure(known, &format!("{} is left", path.display()))?;
     }
     ensure(fake.save_images().is_empty(), "a save image is left")?;
+    ensure(!fake.is_barred(&fake.guest_uuid()), "the guest cannot be started")?;
     for guest in fake.all_guests() {
         check_guest(fake, &guest).map_err(|what| format!("guest {}: {what}", guest.name))?;
     }

@@ -3,7 +3,8 @@
 //! The first line holds the version, the time of opening and the plan; every other line is a
 //! record. A line is 16 hexadecimal digits of BLAKE3, a blank, JSON, a line feed. The digits cover
 //! the line's number too, so that lines cannot change places. A file appears under its name only
-//! when its first line is durable; what is found as `<id>.new` was never begun.
+//! when its first line is durable; what is found as `<id>.new` was never begun. Beside them,
+//! `<guest>.barred` names the entry of an operation in whose course that guest must not be started.
 
 mod line;
 
@@ -18,13 +19,13 @@ use jiff::Timestamp;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use serde::Serialize;
-use vitrify_core::name::PointId;
+use vitrify_core::name::{GuestUuid, PointId};
 use vitrify_core::operation::{JournalEntry, Plan, Record};
-use vitrify_core::ports::{Answer, DamagedEntry, Journal};
+use vitrify_core::ports::{Answer, DamagedEntry, FileContent, Journal, NamedFile};
 use vitrify_core::problem::Problem;
 
 use self::line::{Bad, Content, Header, VERSION, line, parse};
-use crate::files::{at, create, ensure_folder, exists, names, sync_folder, unlink};
+use crate::files::{at, create, ensure_folder, exists, lay, names, sync_folder, unlink};
 
 /// Room that is set aside for an entry when it is opened, so that a disk that fills up meanwhile
 /// cannot stop the operation half-way. An operation on ten disks writes some 20 KiB.
@@ -221,11 +222,28 @@ impl Journal for FileJournal {
         Ok(found)
     }
 
+    fn bar(&self, operation: &PointId, guest: &GuestUuid) -> Answer<()> {
+        let text = format!("{}\n", self.path(operation).display());
+        let file = NamedFile { name: barred(guest), content: FileContent::Text(text) };
+        lay(&self.folder, &file)?;
+        sync_folder(&self.folder)
+    }
+
+    fn unbar(&self, guest: &GuestUuid) -> Answer<()> {
+        if unlink(&self.folder.join(barred(guest)))? { sync_folder(&self.folder) } else { Ok(()) }
+    }
+
     fn set_aside(&self, entry: &DamagedEntry) -> Answer<()> {
         let path = self.path(&entry.id);
         fs::rename(&path, path.with_extension("damaged")).map_err(at("cannot rename", &path))?;
         sync_folder(&self.folder)
     }
+}
+
+/// The file that says that a guest must not be started. What reads it is libvirt's hook,
+/// `packaging/libvirt/vitrify`.
+fn barred(guest: &GuestUuid) -> String {
+    format!("{guest}.barred")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::{Verdict, fails, name, ok, rules, same};
 use crate::fake::{sample_capture, sample_restore};
 use crate::inventory::ObjectId;
+use crate::name::GuestUuid;
 use crate::operation::{Effect, Fact, JournalEntry, Plan, Record, Settle};
 use crate::ports::Journal;
 use crate::problem::{Problem, ProblemKind};
@@ -14,6 +15,9 @@ pub trait Fixture {
 
     /// From here on, the journal is another process's.
     fn another_process(&mut self) -> Verdict;
+
+    /// Whether libvirt's hook would refuse to start the guest.
+    fn is_barred(&self, guest: &GuestUuid) -> Result<bool, String>;
 }
 
 /// A rule.
@@ -29,6 +33,7 @@ pub const RULES: &[(&str, Check)] = rules![
     a_closed_entry_is_gone,
     an_open_entry_is_not_opened_again,
     a_record_needs_an_open_entry,
+    a_guest_is_barred_for_as_long_as_the_entry_is_there,
 ];
 
 fn capture(number: u32) -> Result<Plan, String> {
@@ -164,4 +169,28 @@ fn a_record_needs_an_open_entry(fixture: &mut dyn Fixture) -> Verdict {
     ok("close", fixture.journal().close(&plan))?;
     fails("appending to what is closed", append(fixture), ProblemKind::NotFound)?;
     is_there(fixture, &[])
+}
+
+fn a_guest_is_barred_for_as_long_as_the_entry_is_there(fixture: &mut dyn Fixture) -> Verdict {
+    let guest = sample_capture().members[0].guest_uuid.clone();
+    let is_barred = |fixture: &dyn Fixture, wanted: bool| {
+        same("whether it is barred", fixture.is_barred(&guest)?, wanted)
+    };
+    let plan = restore(1)?;
+    ok("unbar what is not barred", fixture.journal().unbar(&guest))?;
+    write(fixture, &plan, &[])?;
+    for _ in 0..2 {
+        ok("bar", fixture.journal().bar(plan.id(), &guest))?;
+        is_barred(fixture, true)?;
+    }
+    fixture.another_process()?;
+    is_barred(fixture, true)?;
+    for _ in 0..2 {
+        ok("unbar", fixture.journal().unbar(&guest))?;
+        is_barred(fixture, false)?;
+    }
+    ok("bar", fixture.journal().bar(plan.id(), &guest))?;
+    is_there(fixture, &[(&plan, &[])])?;
+    ok("close", fixture.journal().close(&plan))?;
+    is_barred(fixture, false)
 }

@@ -334,6 +334,7 @@ impl Hypervisor for Fake {
                 if state.guest(guest)?.state.is_active() {
                     return Ok(());
                 }
+                state.check_not_barred(guest)?;
                 let ram = state.content_of_disks(guest)?;
                 state.power_on(guest, ram, paused.then_some(GuestState::PausedByUser))?;
                 state.guest(guest)?.managed_save = None;
@@ -350,6 +351,7 @@ impl Hypervisor for Fake {
                 let written_out = state.save_images.get(image).copied();
                 let ram = written_out.or_else(|| *state.memory_at(image)?);
                 let ram = ram.ok_or_else(|| missing(image))?;
+                state.check_not_barred(guest)?;
                 state.power_on(guest, ram, paused.then_some(GuestState::PausedOtherwise))
             },
         )

@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::{Fake, State};
-use crate::name::PointId;
+use crate::name::{GuestUuid, PointId};
 use crate::operation::{JournalEntry, Plan, Record};
 use crate::ports::{Answer, Clock, DamagedEntry, Journal};
 use crate::problem::Problem;
@@ -74,6 +74,22 @@ impl Journal for Fake {
         })
     }
 
+    fn bar(&self, operation: &PointId, guest: &GuestUuid) -> Answer<()> {
+        let bar = |state: &mut State| {
+            state.barred.insert(guest.clone(), operation.clone());
+            Ok(())
+        };
+        self.change("bar", |_| {}, bar)
+    }
+
+    fn unbar(&self, guest: &GuestUuid) -> Answer<()> {
+        let unbar = |state: &mut State| {
+            state.barred.remove(guest);
+            Ok(())
+        };
+        self.change("unbar", |_| {}, unbar)
+    }
+
     fn set_aside(&self, entry: &DamagedEntry) -> Answer<()> {
         self.change(
             "set entry aside",
@@ -99,6 +115,24 @@ impl State {
     fn entry(&mut self, id: &PointId) -> Answer<&mut Vec<String>> {
         let missing = || Problem::not_found(format!("no entry {id}"));
         self.entries.iter_mut().find(|it| it.0.id() == id).map(|it| &mut it.1).ok_or_else(missing)
+    }
+}
+
+impl Fake {
+    /// Whether libvirt would refuse to start the guest.
+    pub fn is_barred(&self, guest: &GuestUuid) -> bool {
+        self.state.borrow().check_not_barred(guest).is_err()
+    }
+}
+
+impl State {
+    /// What libvirt's hook does.
+    pub(super) fn check_not_barred(&self, guest: &GuestUuid) -> Answer<()> {
+        let operation = self.barred.get(guest);
+        match operation.filter(|id| self.entries.iter().any(|it| it.0.id() == *id)) {
+            Some(_) => Err(Problem::refused("a restore of the guest is not finished")),
+            None => Ok(()),
+        }
     }
 }
 

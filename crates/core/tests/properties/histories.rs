@@ -256,6 +256,7 @@ fn check(plan: &Plan, records: &[Record], effect: &Effect) -> Result<(), TestCas
         }
         Effect::SwapFile { .. } => {
             prop_assert!(done(records, &Effect::Stop), "{effect} before the guest is stopped");
+            prop_assert!(done(records, &Effect::Bar), "{effect} while the guest can be started");
         }
         _ => {}
     }

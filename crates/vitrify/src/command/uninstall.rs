@@ -20,6 +20,8 @@ use crate::output;
 const PREFIXES: [&str; 2] = ["/usr", "/usr/local"];
 /// Where vitrify may stand in sanoid's place.
 const SANOID: &str = "/usr/sbin/sanoid";
+/// What keeps a guest from starting that is half restored.
+const HOOK: &str = "/etc/libvirt/hooks/qemu.d/vitrify";
 /// Below these.
 const FILES: [(&str, &str); 8] = [
     ("service", "lib/systemd/system/vitrify.service"),
@@ -88,6 +90,7 @@ pub(crate) fn run(context: &Context) -> Answer<Status> {
         ("configuration", PathBuf::from("/etc/vitrify"), "rm -r"),
         ("AppArmor's drop-in", userfault::DROP_IN.into(), "rm"),
         ("sysctl", userfault::SYSCTL_FILE.into(), "rm"),
+        ("hook", HOOK.into(), "rm"),
     ];
     let exists = |path: &Path| fs::symlink_metadata(path).is_ok();
     found.extend(existing(&folders, exists));

@@ -27,6 +27,8 @@ impl Restore<'_> {
             }
             Effect::PrepareMemory => self.prepare_memory().map(done),
             Effect::Stop => self.stop().map(done),
+            Effect::Bar => world.journal.bar(&plan.id, &plan.guest_uuid).map(done),
+            Effect::Unbar => world.journal.unbar(&plan.guest_uuid).map(done),
             Effect::SwapFile { file } => self.replace(self.file(file)?, true).map(done),
             Effect::UnswapFile { file } => self.replace(self.file(file)?, false).map(done),
             Effect::Define => match &plan.definition {
