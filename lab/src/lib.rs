@@ -28,6 +28,7 @@ pub mod run;
 pub mod scene;
 pub mod scratch;
 pub mod serial;
+pub mod started;
 pub mod trace;
 pub mod units;
 pub mod vitrify;

@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vitrify_lab::guest::Format;
 use vitrify_lab::harness::{self, Outcome};
 use vitrify_lab::scene::Scene;
+use vitrify_lab::started::started;
 use vitrify_lab::world::World;
 
 fn main() -> ExitCode {
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         ("one_snapshot_serves_two_guests_until_both_are_done", shared_snapshot),
         ("a_memory_image_goes_before_its_point", an_image_expires),
         ("only_one_tick_at_a_time", only_one_tick),
+        ("a_tick_with_nothing_to_do_starts_two_programs", a_tick_with_nothing_to_do),
         ("a_hook_that_hangs_is_killed_and_the_next_one_told", a_hook_that_hangs),
         ("a_hook_that_fails_keeps_what_would_be_pruned", a_hook_before_pruning),
         ("an_interrupted_tick_runs_the_hook_after_it", an_interrupted_tick),
@@ -101,6 +104,30 @@ fn a_tick_takes_and_prunes() -> Outcome {
     }
     assert_eq!(scene.life()?, life);
     scene.is_well()
+}
+
+/// However many guests have points on subvolumes below one: that one is shown, and what lies below it
+/// listed.
+fn a_tick_with_nothing_to_do() -> Outcome {
+    let world = World::new()?;
+    world.configure(&format!(
+        "\n[policy.test]\nyearly = 9\n[[guest]]\nmatch = \"{}\"\npolicy = \"test\"\n",
+        world.guest_name("*")
+    ))?;
+    let mut guests = Vec::new();
+    for so_many in [2, 8] {
+        for number in guests.len()..so_many {
+            let name = format!("shut-off-{number}");
+            let image = world.pool.subvolume(&name)?.join("a.raw");
+            guests.push(world.witness(&name).disk(&image, Format::Raw).define(world.folder())?);
+        }
+        let taken = world.vitrify.run(&["run", "--json"])?.json()?;
+        assert!(count(&taken["taken"]) > 0, "{taken}");
+        let (outcome, started) = started(&world.vitrify, world.folder(), &["run", "--json"])?;
+        assert_eq!((outcome.code, count(&outcome.json()?["taken"])), (Some(0), 0), "{outcome:?}");
+        assert_eq!(started, ["btrfs subvolume", "btrfs subvolume"], "{so_many} guests");
+    }
+    Ok(())
 }
 
 fn a_deleted_point() -> Outcome {

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use vitrify_lab::guest::{Format, Witness};
 use vitrify_lab::harness::{self, Machine, Outcome};
 use vitrify_lab::pool::Pool;
 use vitrify_lab::run::must;
 use vitrify_lab::scene::{BOOT, Point, SOON, Scene};
 use vitrify_lab::serial::Status;
+use vitrify_lab::started::started;
 use vitrify_lab::world::World;
 use witness::line::From;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
             ("captures_of_two_pools", captures_of_two_pools),
             ("guests_of_one_dataset_are_captured_together", one_dataset),
             ("the_layout_of_the_recipe", the_layout_of_the_recipe),
+            ("a_tick_with_nothing_to_do_starts_three_programs", a_tick_with_nothing_to_do),
         ],
     )
 }
@@ -226,4 +228,55 @@ fn memory_is_on(scene: &Scene, point: &Point, drive: &Path) -> Result<bool, Box<
     let shown = scene.vitrify(0, &["show", "--json", &scene.at(&point.name)])?.json()?;
     let image = PathBuf::from(text(&shown["memory_image"]));
     Ok(image.starts_with(drive) && image.exists())
+}
+
+/// Guests with points and with snapshots of sanoid's, all kept, one of them held: the datasets are listed,
+/// their snapshots, and who holds that one.
+fn a_tick_with_nothing_to_do() -> Outcome {
+    let scene = Scene::of(world()?, &["guest/a.raw"], Witness::unconfined)?;
+    let all = scene.world.guest_name("*");
+    scene.world.configure(&format!(
+        "\n[policy.test]\nyearly = 9\n[[guest]]\nmatch = \"{all}\"\npolicy = \"test\"\n\
+         adopt = true\n"
+    ))?;
+    let mut others = Vec::new();
+    for so_many in [2, 8] {
+        for number in others.len()..so_many {
+            let name = format!("shut-off-{number}");
+            let image = scene.world.pool.subvolume(&name)?.join("a.raw");
+            let witness = scene.world.witness(&name).disk(&image, Format::Raw);
+            others.push(witness.define(scene.world.folder())?);
+            let dataset = scene.world.pool.dataset(&name)?;
+            must("zfs", &["snapshot", &format!("{dataset}@autosnap_2026-01-01_00:00:00_yearly")])?;
+        }
+        let taken = scene.vitrify(0, &["run", "--json"])?.json()?;
+        assert!(taken["taken"].as_array().is_some_and(|it| !it.is_empty()), "{taken}");
+        if so_many == 2 {
+            let dataset = scene.world.pool.dataset("guest")?;
+            let listed = must("zfs", &["list", "-H", "-t", "snapshot", "-o", "name", &dataset])?;
+            must("zfs", &["hold", "keep", listed.lines().next().ok_or("no snapshot")?])?;
+        }
+        for place in mounted_snapshots(&scene)? {
+            must("umount", &[&place])?;
+        }
+        let (vitrify, folder) = (&scene.world.vitrify, scene.world.folder());
+        let (outcome, started) = started(vitrify, folder, &["run", "--json"])?;
+        assert_eq!(outcome.json()?["taken"], json!([]), "{outcome:?}");
+        assert_eq!(started, ["zfs list", "zfs get", "zfs holds"], "{so_many} guests");
+        // ZFS starts a program for each snapshot that somebody looks into.
+        assert_eq!(mounted_snapshots(&scene)?, [""; 0]);
+    }
+    Ok(())
+}
+
+/// Where snapshots of the scene's pool are mounted.
+fn mounted_snapshots(scene: &Scene) -> Result<Vec<String>, Box<dyn Error>> {
+    let pool = scene.world.pool.dataset("")?;
+    let mounts = std::fs::read_to_string("/proc/mounts")?;
+    let of_snapshot = |line: &str| {
+        let mut fields = line.split(' ');
+        let (source, place) = (fields.next()?, fields.next()?);
+        (source.starts_with(&pool) && source.contains('@')).then(|| place.to_owned())
+    };
+    Ok(mounts.lines().filter_map(of_snapshot).collect())
 }

@@ -1,11 +1,13 @@
 //! The loop that performs what [`crate::operation::next`] decides. Generic over the ports; it does
 //! no I/O of its own.
 
+mod listing;
 mod look;
 mod lost;
 mod perform;
 mod survey;
 
+pub use self::listing::Listing;
 pub use self::look::{Look, look_around};
 pub use self::lost::{lost_captures, rebuild, reopen};
 pub use self::survey::{Planned, plan_capture, plan_restore, volumes_of};

@@ -171,6 +171,8 @@ struct State {
     files: BTreeMap<PathBuf, FakeFile>,
     volumes: BTreeMap<Volume, PathBuf>,
     broken: BTreeSet<Volume>,
+    /// The volumes that cannot be looked at.
+    lost: BTreeSet<Volume>,
     /// How long it takes to write out what is on its way to the volumes.
     flush_takes: Duration,
     snapshots: Vec<FakeSnapshot>,
@@ -193,6 +195,8 @@ struct State {
 pub struct Fake {
     state: RefCell<State>,
     calls: Cell<usize>,
+    /// How often snapshots were listed.
+    listings: Cell<usize>,
     faults: RefCell<Vec<Fault>>,
     /// The points whose memory this process receives.
     receiving: RefCell<BTreeSet<PointId>>,
@@ -318,6 +322,11 @@ impl Fake {
         self.state.borrow_mut().broken.insert(volume.clone());
     }
 
+    /// From now on, nothing can be found out of this volume's snapshots.
+    pub fn lose_volume(&self, volume: &Volume) {
+        self.state.borrow_mut().lost.insert(volume.clone());
+    }
+
     /// From now on, writing out what is on its way to the volumes takes so long.
     pub fn slow_down(&self, flush_takes: Duration) {
         self.state.borrow_mut().flush_takes = flush_takes;
@@ -348,6 +357,11 @@ impl Fake {
     /// How many calls there were that change something.
     pub fn calls(&self) -> usize {
         self.calls.get()
+    }
+
+    /// How often snapshots of volumes were listed.
+    pub fn listings(&self) -> usize {
+        self.listings.get()
     }
 
     /// Sets what will go wrong.

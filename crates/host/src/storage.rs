@@ -79,16 +79,13 @@ impl Storage for HostStorage {
     fn snapshots(&self, volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
         let (subvolumes, datasets): (Vec<_>, Vec<_>) = volumes.iter().cloned().partition(is_btrfs);
         let mut found = zfs::list(&datasets)?;
-        for volume in &subvolumes {
-            let listed = btrfs::list(volume)?.into_iter();
-            found.extend(listed.map(|snapshot| FoundSnapshot {
-                snapshot,
-                points: None,
-                order: None,
-                created: None,
-                needed: Vec::new(),
-            }));
-        }
+        found.extend(btrfs::list(&subvolumes)?.into_iter().map(|snapshot| FoundSnapshot {
+            snapshot,
+            points: None,
+            order: None,
+            created: None,
+            needed: Vec::new(),
+        }));
         Ok(found)
     }
 

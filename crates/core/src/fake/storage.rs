@@ -54,7 +54,11 @@ impl Storage for Fake {
     }
 
     fn snapshots(&self, volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
+        self.listings.set(self.listings.get() + 1);
         self.look(|state| {
+            if let Some(lost) = volumes.iter().find(|it| state.lost.contains(it)) {
+                return Err(Problem::lacking(format!("{lost} does not answer")));
+            }
             let there = state.snapshots.iter().filter(|it| volumes.contains(&it.snapshot.volume));
             let found = there.map(|it| FoundSnapshot {
                 snapshot: it.snapshot.clone(),

@@ -1,7 +1,7 @@
 //! Takes, lists and destroys the snapshots of volumes.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vitrify_core::inventory::{AnySnapshot, Snapshot};
 use vitrify_core::name::{PointName, SnapshotId, Volume};
@@ -74,18 +74,24 @@ fn undone(wanted: &[Wanted<'_>], name: &PointName, mut problem: Problem) -> Prob
     problem
 }
 
-/// Every subvolume in the folder of a volume's snapshots whose name can be one, with its identity,
-/// whatever it is a snapshot of: one that was exchanged must be seen to be another. None where all of
-/// them went while we looked, with their drive for example.
-pub(crate) fn list(volume: &Volume) -> Answer<Vec<Snapshot>> {
-    let folder = SnapshotFolder::of(volume)?.path;
-    match list_in(&folder, volume) {
-        Err(_) if names(&folder)?.is_empty() => Ok(Vec::new()),
-        found => found,
+/// Every subvolume in the folders of these volumes' snapshots whose name can be one, with its identity,
+/// whatever it is a snapshot of: one that was exchanged must be seen to be another. None of a volume
+/// where all of them went while we looked, with their drive for example. By two processes for all
+/// volumes below one subvolume.
+pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<Snapshot>> {
+    let mut identities = Identities::default();
+    let mut found = Vec::new();
+    for volume in volumes {
+        let folder = SnapshotFolder::of(volume)?.path;
+        match list_in(&folder, volume, &mut identities) {
+            Err(_) if names(&folder)?.is_empty() => {}
+            its => found.extend(its?),
+        }
     }
+    Ok(found)
 }
 
-fn list_in(folder: &Path, volume: &Volume) -> Answer<Vec<Snapshot>> {
+fn list_in(folder: &Path, volume: &Volume, known: &mut Identities) -> Answer<Vec<Snapshot>> {
     let mut found = Vec::new();
     for name in names(folder)? {
         if let Ok(name) = name.parse::<PointName>()
@@ -98,12 +104,12 @@ fn list_in(folder: &Path, volume: &Volume) -> Answer<Vec<Snapshot>> {
         return Ok(Vec::new());
     }
     found.sort();
-    let known = identities(folder)?;
     let mut snapshots = Vec::new();
     for name in found {
-        let uuid = match known.get(name.as_str()) {
-            Some(uuid) => Some(uuid.clone()),
-            None => subvolume::find(&folder.join(&name))?.map(|it| it.uuid),
+        let place = folder.join(&name);
+        let uuid = match known.of(folder, &place)? {
+            Some(uuid) => Some(uuid),
+            None => subvolume::find(&place)?.map(|it| it.uuid),
         };
         if let Some(uuid) = uuid {
             snapshots.push(snapshot(volume, &name, &uuid)?);
@@ -125,16 +131,27 @@ pub(crate) fn list_all(volume: &Volume) -> Answer<Vec<AnySnapshot>> {
         .collect()
 }
 
-/// The uuids of the subvolumes in a folder by name, from one listing. Its paths are relative to the
-/// file system's top, whatever part of it is mounted where.
-fn identities(folder: &Path) -> Answer<HashMap<String, String>> {
-    let Some(root) = subvolume::root_of(folder)? else { return Ok(HashMap::new()) };
-    let below = folder.strip_prefix(root).unwrap_or(folder);
-    let prefix = Path::new(&subvolume::show(root)?.path).join(below);
-    // The folder itself goes with its last snapshot, at anybody's hands.
+/// The uuids of subvolumes by their paths, of those below each subvolume that was asked for.
+#[derive(Default)]
+struct Identities(HashMap<PathBuf, HashMap<PathBuf, String>>);
+
+impl Identities {
+    /// The uuid of the subvolume at `place` in a folder, if it was listed.
+    fn of(&mut self, folder: &Path, place: &Path) -> Answer<Option<String>> {
+        let Some(root) = subvolume::root_of(folder)? else { return Ok(None) };
+        if !self.0.contains_key(root) {
+            self.0.insert(root.to_owned(), listed_below(root)?);
+        }
+        Ok(self.0.get(root).and_then(|it| it.get(place)).cloned())
+    }
+}
+
+/// A listing's paths are relative to the file system's top, whatever part of it is mounted where.
+fn listed_below(root: &Path) -> Answer<HashMap<PathBuf, String>> {
+    let top = subvolume::show(root)?.path;
     let listed = subvolume::list_below(root)?.into_iter().filter_map(|it| {
-        let name = Path::new(&it.path).strip_prefix(&prefix).ok()?.to_str()?.to_owned();
-        Some((name, it.uuid))
+        let below = Path::new(&it.path).strip_prefix(&top).ok()?;
+        Some((root.join(below), it.uuid))
     });
     Ok(listed.collect())
 }

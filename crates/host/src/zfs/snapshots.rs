@@ -101,26 +101,28 @@ pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
             });
         }
     }
+    // One process must do, however many are held: of the rest it is not asked who holds them.
+    let untold = held.split_off(held.len().min(MANY));
     for (full, tag) in tags(held.iter().map(|(_, full)| full.as_str()))? {
         let its = held.iter().filter(|it| it.1 == full);
         its.for_each(|(place, _)| found[*place].needed.push(Need::Held(tag.clone())));
     }
+    untold.iter().for_each(|(place, _)| found[*place].needed.push(Need::Held(String::new())));
     Ok(found)
 }
 
-/// The tags under which snapshots are held, each with its snapshot's full name.
+/// The tags under which snapshots are held, [`MANY`] at most, each with its snapshot's full name.
 fn tags<'a>(held: impl Iterator<Item = &'a str>) -> Answer<Vec<(String, String)>> {
-    let held: Vec<_> = held.collect();
-    let mut found = Vec::new();
-    for names in held.chunks(MANY) {
-        let listed = zfs("holds").arg("-H").args(names.iter().copied()).run()?.text();
-        let pairs = listed.lines().filter_map(|line| {
-            let mut fields = line.split('\t');
-            Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
-        });
-        found.extend(pairs);
+    let mut held = held.peekable();
+    if held.peek().is_none() {
+        return Ok(Vec::new());
     }
-    Ok(found)
+    let listed = zfs("holds").arg("-H").args(held).run()?.text();
+    let pairs = listed.lines().filter_map(|line| {
+        let mut fields = line.split('\t');
+        Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
+    });
+    Ok(pairs.collect())
 }
 
 /// Every snapshot of these datasets.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use vitrify_core::config::GuestRule;
-use vitrify_core::engine::volumes_of;
+use vitrify_core::engine::{Listing, volumes_of};
 use vitrify_core::hooks::Work;
-use vitrify_core::inventory::Guest;
+use vitrify_core::inventory::{FoundSnapshot, Guest};
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{PointId, SnapshotId, Volume};
 use vitrify_core::policy::Period;
-use vitrify_core::policy::adoption::adopted;
+use vitrify_core::policy::adoption;
 use vitrify_core::policy::retention::{Kept, Retention, Served, facts, periods, retention};
 use vitrify_core::ports::{Answer, FoundPoint};
 use vitrify_core::problem::Problem;
@@ -19,7 +19,7 @@ use vitrify_host::rival;
 use crate::args::PruneArgs;
 use crate::command::confirm::confirm_drastic;
 use crate::command::hooks;
-use crate::command::removal::{self, Removed, Wanted, remove, snapshots_of};
+use crate::command::removal::{self, Removed, Wanted, remove, volumes_of_points};
 use crate::command::run::{Guests, look};
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
@@ -30,12 +30,9 @@ pub(crate) fn run(context: &Context, args: &PruneArgs) -> Answer<Status> {
     let host = context.host()?;
     let _tick = context.lock_tick()?;
     let guests = look(context, &host)?;
-    let mut pruning = Pruning::new(context, &host, args.dry_run)?;
     let is_meant = |guest: &Guest| args.guests.is_empty() || args.guests.contains(&guest.name);
-    for (guest, rule) in guests.covered.iter().filter(|it| is_meant(&it.0)) {
-        pruning.prune(guest, rule);
-    }
-    pruning.prune_adopted(&guests, is_meant);
+    let mut pruning = Pruning::new(context, &host, args.dry_run)?;
+    pruning.prune(&guests, is_meant);
     if context.json {
         output::json(&json!({ "version": 1, "pruned": pruning.pruned }));
     }
@@ -55,6 +52,9 @@ pub(crate) struct Pruning<'a> {
     pub(crate) failures: Vec<String>,
 }
 
+/// A volume whose snapshots of sanoid's are to be pruned, and the guests that have disks on it.
+type Adopted<'g> = (Volume, Vec<(&'g Guest, Option<&'g GuestRule>)>);
+
 impl<'a> Pruning<'a> {
     /// Of the points that there are now.
     pub(crate) fn new(context: &'a Context, host: &'a Host<'a>, dry_run: bool) -> Answer<Self> {
@@ -70,11 +70,47 @@ impl<'a> Pruning<'a> {
         })
     }
 
-    /// Prunes one guest's points; what stands against it is told.
-    pub(crate) fn prune(&mut self, guest: &Guest, rule: &GuestRule) {
-        if let Err(problem) = self.try_prune(guest, rule) {
-            self.fail(guest, &problem);
+    /// Prunes the points of those guests that are `meant`, and what sanoid took of the volumes of those
+    /// whose rules adopt it. All is judged by one look at the storage; what goes is looked at again. What
+    /// stands against one guest is told, and does not keep the others.
+    pub(crate) fn prune(&mut self, guests: &Guests<'_>, is_meant: impl Fn(&Guest) -> bool) {
+        let adopted = self.adopted(guests, &is_meant).unwrap_or_else(|problem| {
+            self.fail_sanoids("sanoid's snapshots", &problem);
+            Vec::new()
+        });
+        let meant: Vec<_> = guests.covered.iter().filter(|it| is_meant(&it.0)).collect();
+        let its = meant.iter().flat_map(|(guest, _)| published(&self.points, guest));
+        let mut volumes = volumes_of_points(its);
+        volumes.extend(adopted.iter().map(|it| it.0.clone()));
+        let listing = Listing::of(self.host.world().storage, volumes);
+        for (guest, rule) in meant {
+            if self.is_interrupted() {
+                return;
+            }
+            if let Err(problem) = self.try_prune(guest, rule, &listing) {
+                self.fail(guest, &problem);
+            }
         }
+        let losing = self.that_would_lose(adopted, &listing);
+        for (volume, there) in self.without_those_of_sanoid(losing) {
+            if self.is_interrupted() {
+                return;
+            }
+            if let Err(problem) = self.prune_sanoids(&volume, &there) {
+                self.fail_sanoids(volume.as_str(), &problem);
+            }
+        }
+    }
+
+    /// Whether somebody wants it to be given up, which is told.
+    fn is_interrupted(&mut self) -> bool {
+        let is_interrupted = self.context.is_cancelled();
+        if is_interrupted {
+            let problem = Problem::failed("pruning was interrupted");
+            self.status = self.status.and(output::problem(&problem));
+            self.failures.push(problem.message);
+        }
+        is_interrupted
     }
 
     fn fail(&mut self, guest: &Guest, problem: &Problem) {
@@ -92,9 +128,10 @@ impl<'a> Pruning<'a> {
         self.failures.push(format!("{of}: not pruned: {}", problem.chain()));
     }
 
-    fn try_prune(&mut self, guest: &Guest, rule: &GuestRule) -> Answer<()> {
+    fn try_prune(&mut self, guest: &Guest, rule: &GuestRule, listing: &Listing<'_>) -> Answer<()> {
         let its: Vec<_> = published(&self.points, guest).collect();
-        let facts = facts(its.iter().copied(), &snapshots_of(self.host, &its)?, rule.consistency);
+        let snapshots = listing.snapshots(&volumes_of_points(its.iter().copied()))?;
+        let facts = facts(its.iter().copied(), &snapshots, rule.consistency);
         let decided = retention(&rule.policy.policy, &facts, self.host.world().clock.now());
         explain(self.context, guest, &decided);
         let wanted = wanted(&decided);
@@ -129,20 +166,14 @@ impl<'a> Pruning<'a> {
         Ok(())
     }
 
-    /// Prunes what sanoid took of the volumes of those guests that are `meant` and whose rules adopt it.
-    pub(crate) fn prune_adopted(&mut self, guests: &Guests<'_>, is_meant: impl Fn(&Guest) -> bool) {
-        if let Err(problem) = self.try_prune_adopted(guests, is_meant) {
-            self.fail_sanoids("sanoid's snapshots", &problem);
-        }
-    }
-
-    fn try_prune_adopted(
-        &mut self,
-        guests: &Guests<'_>,
+    /// The volumes of those guests that are `meant` and whose rules adopt what sanoid took.
+    fn adopted<'g>(
+        &self,
+        guests: &'g Guests<'_>,
         is_meant: impl Fn(&Guest) -> bool,
-    ) -> Answer<()> {
+    ) -> Answer<Vec<Adopted<'g>>> {
         if !guests.covered.iter().any(|(guest, rule)| rule.adopt && is_meant(guest)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let covered = guests.covered.iter().map(|(guest, rule)| (guest, Some(*rule)));
         let all: Vec<_> = covered.chain(guests.bare.iter().map(|guest| (guest, None))).collect();
@@ -168,20 +199,59 @@ impl<'a> Pruning<'a> {
                 None => true,
             }
         });
-        let volumes: Vec<_> = by_volume.keys().cloned().collect();
-        if let Some(rival) = rival::sanoid(&volumes)? {
-            for volume in rival.volumes {
-                by_volume.remove(&volume);
-                note(&format!(
-                    "warning: {volume}: sanoid's snapshots stay: {} is active and takes care of them",
-                    rival.starter
-                ));
+        Ok(by_volume.into_iter().collect())
+    }
+
+    /// Those of these volumes on which something would go; each decision is explained.
+    fn that_would_lose<'g>(
+        &mut self,
+        adopted: Vec<Adopted<'g>>,
+        listing: &Listing<'_>,
+    ) -> Vec<Adopted<'g>> {
+        let mut losing = Vec::new();
+        for (volume, there) in adopted {
+            let snapshots = match listing.snapshots(&BTreeSet::from([volume.clone()])) {
+                Ok(snapshots) => snapshots,
+                Err(problem) => {
+                    self.fail_sanoids(volume.as_str(), &problem);
+                    continue;
+                }
+            };
+            let judged = self.judge_sanoids(&there, &snapshots);
+            for (it, verdict) in &judged {
+                explain_one(self.context, volume.as_str(), it.snapshot.name.as_str(), verdict);
+            }
+            if judged.iter().any(|it| it.1.is_err()) {
+                losing.push((volume, there));
             }
         }
-        for (volume, there) in by_volume {
-            self.prune_sanoids(&volume, &there)?;
+        losing
+    }
+
+    /// Those of these volumes that sanoid itself does not take care of.
+    fn without_those_of_sanoid<'g>(&mut self, mut losing: Vec<Adopted<'g>>) -> Vec<Adopted<'g>> {
+        if losing.is_empty() {
+            return losing;
         }
-        Ok(())
+        let volumes: Vec<_> = losing.iter().map(|it| it.0.clone()).collect();
+        match rival::sanoid(&volumes) {
+            Ok(None) => {}
+            Ok(Some(rival)) => {
+                for volume in rival.volumes {
+                    losing.retain(|it| it.0 != volume);
+                    note(&format!(
+                        "warning: {volume}: sanoid's snapshots stay: {} is active and takes care of \
+                         them",
+                        rival.starter
+                    ));
+                }
+            }
+            Err(problem) => {
+                self.fail_sanoids("sanoid's snapshots", &problem);
+                losing.clear();
+            }
+        }
+        losing
     }
 
     /// Prunes what sanoid took of one volume, on which these guests have disks.
@@ -190,15 +260,14 @@ impl<'a> Pruning<'a> {
         volume: &Volume,
         there: &[(&Guest, Option<&GuestRule>)],
     ) -> Answer<()> {
-        let _lock = self.context.lock(&[], std::slice::from_ref(volume))?;
+        // A rehearsal changes nothing, and keeps nobody from what it looks at.
+        let _lock = match self.dry_run {
+            true => None,
+            false => Some(self.context.lock(&[], std::slice::from_ref(volume))?),
+        };
         let storage = self.host.world().storage;
         let snapshots = storage.snapshots(std::slice::from_ref(volume))?;
-        let policies: Vec<_> =
-            there.iter().filter_map(|it| it.1).map(|it| &it.policy.policy).collect();
-        let taken = periods_of(&self.points);
-        let judged = adopted(&policies, &snapshots, &taken, self.host.world().clock.now());
-        let said = judged.iter().map(|(it, verdict)| (it.snapshot.name.as_str(), verdict));
-        said.for_each(|(name, verdict)| explain_one(self.context, volume.as_str(), name, verdict));
+        let judged = self.judge_sanoids(there, &snapshots);
         let doomed =
             judged.iter().filter_map(|(it, verdict)| Some((&it.snapshot, verdict.as_ref().err()?)));
         let doomed: Vec<_> = doomed.collect();
@@ -232,6 +301,18 @@ impl<'a> Pruning<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What becomes of each snapshot of sanoid's, by the policies of the guests that are there.
+    fn judge_sanoids<'s>(
+        &self,
+        there: &[(&Guest, Option<&GuestRule>)],
+        snapshots: &'s [FoundSnapshot],
+    ) -> Vec<adoption::Adopted<'s>> {
+        let policies: Vec<_> =
+            there.iter().filter_map(|it| it.1).map(|it| &it.policy.policy).collect();
+        let taken = periods_of(&self.points);
+        adoption::adopted(&policies, snapshots, &taken, self.host.world().clock.now())
     }
 
     /// Goes on with more than half gone only if somebody wants that; a rehearsal says that it would ask.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vitrify_core::engine::run;
-use vitrify_core::inventory::{FoundSnapshot, Snapshot};
+use vitrify_core::inventory::Snapshot;
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{Outcome, Plan};
@@ -54,7 +54,9 @@ pub(crate) fn remove(
     let points = context.points()?;
     let plan = plan(guest, wanted, &points)?;
     let its: Vec<_> = points.iter().filter(|it| wanted.points.contains(&it.id)).collect();
-    let facts = facts(its.iter().copied(), &snapshots_of(host, &its)?, None);
+    let its_volumes: Vec<_> = volumes_of_points(its.iter().copied()).into_iter().collect();
+    let snapshots = host.world().storage.snapshots(&its_volumes)?;
+    let facts = facts(its.iter().copied(), &snapshots, None);
     let needed = facts.iter().find_map(|it| Some((&it.id, it.needed.first()?)));
     if let Some((point, need)) = needed {
         let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
@@ -84,10 +86,10 @@ fn plan(guest: Guest<'_>, wanted: &Wanted, points: &[FoundPoint]) -> Answer<Remo
     Ok(RemovalPlan::new(new_id()?, of, &wanted.points, wanted.images.clone(), &all))
 }
 
-/// The snapshots that the volumes of points have.
-pub(crate) fn snapshots_of(host: &Host<'_>, points: &[&FoundPoint]) -> Answer<Vec<FoundSnapshot>> {
-    let manifests = points.iter().filter_map(|it| it.manifest.as_ref().ok());
-    let volumes: BTreeSet<Volume> =
-        manifests.flat_map(|it| &it.volumes).map(|it| it.volume.clone()).collect();
-    host.world().storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())
+/// The volumes that points have snapshots on.
+pub(crate) fn volumes_of_points<'a>(
+    points: impl IntoIterator<Item = &'a FoundPoint>,
+) -> BTreeSet<Volume> {
+    let manifests = points.into_iter().filter_map(|it| it.manifest.as_ref().ok());
+    manifests.flat_map(|it| &it.volumes).map(|it| it.volume.clone()).collect()
 }

@@ -245,13 +245,7 @@ impl Tick<'_> {
             }
         };
         let has_failed = |guest: &Guest| failed.contains(&guest.name);
-        for (guest, rule) in guests.covered.iter().filter(|it| !has_failed(&it.0)) {
-            if self.context.is_cancelled() {
-                break;
-            }
-            pruning.prune(guest, rule);
-        }
-        pruning.prune_adopted(guests, |guest| !has_failed(guest));
+        pruning.prune(guests, |guest| !has_failed(guest));
         self.status = self.status.and(pruning.status);
         self.found.failures.append(&mut pruning.failures);
         pruning.pruned

@@ -10,7 +10,6 @@ use vitrify_host::public_file;
 
 use crate::args::StatusArgs;
 use crate::command::prune::published;
-use crate::command::removal::snapshots_of;
 use crate::command::run::{Guests, look};
 use crate::configuration::time_zone;
 use crate::context::{Context, Host};
@@ -62,11 +61,10 @@ pub(crate) fn judge(
     guests: &Guests<'_>,
     points: &[FoundPoint],
 ) -> Answer<Judged> {
-    let its = guests.covered.iter().flat_map(|(guest, _)| published(points, guest));
-    let snapshots = snapshots_of(host, &its.collect::<Vec<_>>())?;
     let now = host.world().clock.now().to_zoned_datetime(time_zone(&context.config)?);
     let seen = guests.covered.iter().map(|(guest, rule)| {
-        let facts = facts(published(points, guest), &snapshots, rule.consistency);
+        // What its snapshots are needed for has no bearing on that.
+        let facts = facts(published(points, guest), &[], rule.consistency);
         let standing = standing(&rule.policy.policy, &facts, &now);
         let (name, points) = (guest.name.clone(), published(points, guest));
         let metrics = GuestMetrics::of(&name, standing.level, rule.consistency, points.clone());
