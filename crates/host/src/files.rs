@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2, statfs};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat, statfs};
 use vitrify_core::name::Bytes;
 use vitrify_core::ports::{Answer, FileContent, NamedFile};
 use vitrify_core::problem::Problem;
@@ -22,9 +22,11 @@ pub(crate) fn at<E: Into<io::Error>>(what: &str, path: &Path) -> impl FnOnce(E) 
     move |error| Problem::io(format!("{what} {}", path.display()), error.into())
 }
 
-/// Whether something lies at the path, be it a dangling symbolic link.
+/// Whether something lies at the path, be it a dangling symbolic link. Mounts nothing there: ZFS would
+/// start `mount` for a snapshot below `.zfs`.
 pub(crate) fn exists(path: &Path) -> Answer<bool> {
-    match fs::symlink_metadata(path) {
+    let found = statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT);
+    match found.map_err(io::Error::from) {
         Ok(_) => Ok(true),
         Err(error) if is_absence(&error) => Ok(false),
         Err(error) => Err(at("cannot look at", path)(error)),

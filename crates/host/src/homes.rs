@@ -30,7 +30,7 @@ use vitrify_core::save_image::Header;
 use self::home::Home;
 pub use self::store::{Reserve, StoreConfig};
 use crate::files::copy::copy;
-use crate::files::{at, is_absence, names};
+use crate::files::{at, exists, is_absence, names};
 pub use crate::memory::StallLimits;
 use crate::memory::{self, Form, Ingest, Limits, Spool};
 
@@ -239,13 +239,13 @@ fn image_of(point: &FoundPoint) -> Answer<Option<(Form, &MemoryImage)>> {
     };
     let Some(wanted) = &manifest.memory else { return Ok(None) };
     match &point.memory {
-        Some(path) => Ok(Some((home::form_at(path), wanted))),
-        None if point.expired => Err(Problem::not_found(format!(
+        Some(path) if exists(path)? => Ok(Some((home::form_at(path), wanted))),
+        _ if point.expired => Err(Problem::not_found(format!(
             "the memory image of point {} was removed, as its policy says",
             point.id
         ))
         .hint("its disks can be restored with --cold")),
-        None => Err(Problem::refused(format!("the memory image of the point in {folder} is gone"))
+        _ => Err(Problem::refused(format!("the memory image of the point in {folder} is gone"))
             .hint("the disks of the point can still be restored with --cold")),
     }
 }

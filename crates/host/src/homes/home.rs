@@ -259,13 +259,13 @@ impl Home {
         if memory::seal(&form, id)? == *wanted { Ok(()) } else { Err(gone()) }
     }
 
-    /// Where a published point's memory image lies.
+    /// Where a published point's memory image lies. What a snapshot of the home holds is not looked at:
+    /// ZFS would mount it, those of all points with each tick.
     pub(super) fn memory_of(&self, id: &PointId) -> Answer<Option<PathBuf>> {
-        let folder = match self.ground()?.snapshot(&self.path, id) {
-            Some(snapshot) => snapshot,
-            None => self.point(id),
-        };
-        Ok(form_in(&folder)?.map(|form| form.path().to_owned()))
+        match self.ground()?.snapshot(&self.path, id) {
+            Some(snapshot) => Ok(exists(&snapshot)?.then(|| snapshot.join(PAGED))),
+            None => Ok(form_in(&self.point(id))?.map(|form| form.path().to_owned())),
+        }
     }
 
     /// Whether a point's publishing came to its end.
