@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     harness::run_in_pairs(&[
         ("a_tick_takes_what_is_due_and_prunes", a_tick_takes_and_prunes),
         ("a_deleted_point_leaves_nothing_behind", a_deleted_point),
+        ("a_point_that_cannot_be_read_is_given_up", an_unreadable_point),
         ("a_point_that_is_held_stays", a_held_point),
         ("one_snapshot_serves_two_guests_until_both_are_done", shared_snapshot),
         ("a_memory_image_goes_before_its_point", an_image_expires),
@@ -144,6 +145,31 @@ fn a_deleted_point() -> Outcome {
     scene.is_well()?;
     scene.restore_as(&second, &second.name, &[])?;
     scene.is_well()
+}
+
+fn an_unreadable_point() -> Outcome {
+    let mut scene = Scene::new()?;
+    let (lost, kept) = (scene.snapshot(&["--name", "lost"])?, scene.snapshot(&["--name", "kept"])?);
+    let last = scene.snapshot(&["--name", "last"])?;
+    let id = lost.json["id"].as_str().ok_or("no id")?.to_owned();
+    let home = scene.world.store.join(scene.guest.uuid()?);
+    fs::write(home.join("points").join(&id).join("manifest.json"), "{")?;
+    // Which snapshots it has nobody knows.
+    let refused = scene.vitrify(3, &["delete", "--yes", &scene.at(&kept.name)])?.stderr;
+    assert!(refused.contains(&format!("'vitrify delete {}'", scene.at(&id))), "{refused}");
+    let asked = scene.vitrify(2, &["delete", &scene.at(&id)])?.stderr;
+    assert!(asked.contains("cannot be believed") && asked.contains("--yes"), "{asked}");
+    let other = scene.vitrify(2, &["delete", "--yes", &format!("other@{id}")])?.stderr;
+    assert!(other.contains("another guest's home"), "{other}");
+    assert!(home.join("points").join(&id).exists());
+    scene.vitrify(0, &["delete", "--yes", &scene.at(&id)])?;
+    assert!(!home.join("points").join(&id).exists());
+    let left = scene.vitrify(0, &["repair"])?.stdout;
+    assert!(left.contains("snapshot lost of ") && left.contains("no point here has it"), "{left}");
+    scene.vitrify(0, &["delete", "--yes", &scene.at(&kept.name)])?;
+    assert_eq!(names(&scene)?, [last.name.as_str()]);
+    scene.restore_as(&last, &last.name, &[])?;
+    Ok(())
 }
 
 fn a_held_point() -> Outcome {

@@ -177,6 +177,8 @@ struct State {
     flush_takes: Duration,
     snapshots: Vec<FakeSnapshot>,
     points: BTreeMap<PointId, (GuestUuid, FakePoint)>,
+    /// The points whose manifests cannot be read, also those that are gone.
+    unreadable: BTreeSet<PointId>,
     /// What was noted as torn.
     torn: Vec<(GuestUuid, AnySnapshot)>,
     /// What save images hold for libvirt.
@@ -284,6 +286,16 @@ impl Fake {
         if let Some(guest) = self.state.borrow_mut().guests.get_mut(&sample::guest_uuid()) {
             change(guest);
         }
+    }
+
+    /// Damages a point: its manifest cannot be read any more.
+    pub fn damage_point(&self, point: &PointId) {
+        self.state.borrow_mut().unreadable.insert(point.clone());
+    }
+
+    /// Every point that was damaged.
+    pub fn unreadable(&self) -> BTreeSet<PointId> {
+        self.state.borrow().unreadable.clone()
     }
 
     /// Every file.

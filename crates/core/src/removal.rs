@@ -3,15 +3,19 @@
 //! A point is taken out of its home before its snapshots are destroyed: whatever dies in between, no
 //! published point lacks a part. What an interrupted removal has not begun stays, for it was decided
 //! by what was known then.
+//!
+//! Which snapshots a point has whose manifest cannot be read is not known. It stands in the way of
+//! removals that may concern it, until somebody deletes it.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::inventory::Snapshot;
+use crate::inventory::{FoundSnapshot, Snapshot};
 use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, Volume};
 use crate::operation::{Effect, History, Next, Outcome};
+use crate::ports::FoundPoint;
 use crate::problem::ProblemKind;
 
 /// A point that goes.
@@ -40,7 +44,8 @@ pub struct RemovalPlan {
 
 impl RemovalPlan {
     /// A removal of these `doomed` points of one guest, and of the memory `images` of others, given
-    /// every point of every guest: a snapshot that serves another one stays.
+    /// every point of every guest that can be read: a snapshot that serves another one stays. Whether one
+    /// that cannot be read stands in its way, [`RemovalPlan::obstacle`] says.
     pub fn new(
         id: PointId,
         (guest, guest_uuid): (GuestName, GuestUuid),
@@ -57,6 +62,42 @@ impl RemovalPlan {
             DoomedPoint { point: it.id.clone(), snapshots }
         });
         Self { id, points: doomed.collect(), images, guest, guest_uuid }
+    }
+
+    /// A removal of a point whose manifest cannot be read: what its home has of it goes. Which snapshots
+    /// are its own is not known, so they stay.
+    pub fn of_unreadable(
+        id: PointId,
+        (guest, guest_uuid): (GuestName, GuestUuid),
+        point: PointId,
+    ) -> Self {
+        let points = vec![DoomedPoint { point, snapshots: Vec::new() }];
+        Self { id, points, images: Vec::new(), guest, guest_uuid }
+    }
+
+    /// The first of these points that cannot be read and that this removal may concern: one of the same
+    /// guest, or one that may need a snapshot that would go. It does not need one of which the storage
+    /// says, in these `snapshots`, that it was taken for the point that goes and not for this one: a
+    /// snapshot bears all points that it was taken for from its beginning.
+    pub fn obstacle<'a>(
+        &self,
+        points: &'a [FoundPoint],
+        snapshots: &[FoundSnapshot],
+    ) -> Option<&'a FoundPoint> {
+        let is_not_of = |it: &FoundPoint, doomed: &DoomedPoint, snapshot: &Snapshot| {
+            let found = snapshots.iter().find(|found| found.snapshot == *snapshot);
+            let taken_for = found.and_then(|found| found.points.as_ref());
+            taken_for.is_some_and(|its| its.contains(&doomed.point) && !its.contains(&it.id))
+        };
+        let may_need = |it: &FoundPoint| {
+            let mut going = self
+                .points
+                .iter()
+                .flat_map(|doomed| doomed.snapshots.iter().map(move |snapshot| (doomed, snapshot)));
+            going.any(|(doomed, snapshot)| !is_not_of(it, doomed, snapshot))
+        };
+        let mut unreadable = points.iter().filter(|it| it.manifest.is_err());
+        unreadable.find(|it| it.guest == self.guest_uuid || may_need(it))
     }
 
     /// The volumes that its points lie on.

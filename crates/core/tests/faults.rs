@@ -18,7 +18,8 @@ use vitrify_core::fake::{
     Fake, FakeGuest, FakeSnapshot, FakeStream, Fault, FaultKind, Nobody, capture_request,
     guest_request, restore_request,
 };
-use vitrify_core::inventory::GuestState;
+use vitrify_core::inventory::{FoundSnapshot, GuestState};
+use vitrify_core::name::PointId;
 use vitrify_core::operation::{Effect, Fact, Outcome, Plan, Record, Settle};
 use vitrify_core::ports::{Answer, Homes, Hypervisor, Journal, Storage};
 use vitrify_core::problem::{Problem, ProblemKind};
@@ -42,11 +43,13 @@ enum Scenario {
     RestoreChangedDefinition,
     RemovePoint,
     RemoveShared,
+    RemoveBesideUnreadable,
+    RemoveUnreadable,
     ExpireMemory,
 }
 
 impl Scenario {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 24] = [
         Self::CaptureMemory { disks: 1 },
         Self::CaptureMemory { disks: 2 },
         Self::CaptureOverlay { disks: 1 },
@@ -68,6 +71,8 @@ impl Scenario {
         Self::RestoreChangedDefinition,
         Self::RemovePoint,
         Self::RemoveShared,
+        Self::RemoveBesideUnreadable,
+        Self::RemoveUnreadable,
         Self::ExpireMemory,
     ];
 
@@ -82,7 +87,14 @@ impl Scenario {
     }
 
     fn is_removal(self) -> bool {
-        matches!(self, Self::RemovePoint | Self::RemoveShared | Self::ExpireMemory)
+        matches!(
+            self,
+            Self::RemovePoint
+                | Self::RemoveShared
+                | Self::RemoveBesideUnreadable
+                | Self::RemoveUnreadable
+                | Self::ExpireMemory
+        )
     }
 
     fn is_capture(self) -> bool {
@@ -129,7 +141,11 @@ impl Scenario {
         }
         if matches!(
             self,
-            Self::CaptureSet | Self::CaptureMemorySet | Self::CaptureSlowSet | Self::RemoveShared
+            Self::CaptureSet
+                | Self::CaptureMemorySet
+                | Self::CaptureSlowSet
+                | Self::RemoveShared
+                | Self::RemoveBesideUnreadable
         ) {
             let mut neighbour = guest_request(fake.add_neighbour(), 2);
             if matches!(self, Self::CaptureSet) {
@@ -162,26 +178,55 @@ impl Scenario {
 }
 
 impl Scenario {
-    /// Of three points of a guest the first two go, or the first one's memory image.
+    /// Of three points of a guest the first two go, or the first one's memory image, or the first as one
+    /// that cannot be read. The first may share its snapshots with a neighbour's point; where that one
+    /// cannot be read, the second goes alone.
     fn removal(self, fake: &Fake) -> RemovalPlan {
         for number in [8, 9] {
             let plan = plan_capture(&fake.world(), &capture_request(number)).unwrap().plan.unwrap();
             run(&fake.world(), Plan::Capture(plan), &Nobody).unwrap();
         }
         let guest = fake.guest();
+        let id: PointId = "00000000-0000-4000-8000-00000000abcd".parse().unwrap();
+        let of = (guest.name, fake.guest_uuid());
         let all: Vec<_> =
             fake.points().unwrap().into_iter().map(|it| it.manifest.unwrap()).collect();
         let mut its: Vec<_> = all.iter().filter(|it| it.guest_uuid == fake.guest_uuid()).collect();
         its.sort_by_key(|it| it.time);
-        let first_two = its[..2].iter().map(|it| it.id.clone());
-        let (doomed, images) = match self {
-            Self::ExpireMemory => (BTreeSet::new(), first_two.take(1).collect()),
-            _ => (first_two.collect(), Vec::new()),
+        let [first, second] = [0, 1].map(|place: usize| its[place].id.clone());
+        if matches!(self, Self::RemoveUnreadable) {
+            fake.damage_point(&first);
+            return RemovalPlan::of_unreadable(id, of, first);
+        }
+        let readable: Vec<_> = match self {
+            Self::RemoveBesideUnreadable => its.clone(),
+            _ => all.iter().collect(),
         };
-        let id = "00000000-0000-4000-8000-00000000abcd".parse().unwrap();
-        let all: Vec<_> = all.iter().collect();
-        RemovalPlan::new(id, (guest.name, fake.guest_uuid()), &doomed, images, &all)
+        let (doomed, images) = match self {
+            Self::ExpireMemory => (BTreeSet::new(), vec![first.clone()]),
+            Self::RemoveBesideUnreadable => (BTreeSet::from([second]), Vec::new()),
+            _ => (BTreeSet::from([first.clone(), second]), Vec::new()),
+        };
+        let plan = RemovalPlan::new(id.clone(), of.clone(), &doomed, images, &readable);
+        if matches!(self, Self::RemoveBesideUnreadable) {
+            let theirs = all.iter().find(|it| it.guest_uuid != fake.guest_uuid()).unwrap();
+            fake.damage_point(&theirs.id);
+            let (points, snapshots) = (fake.points().unwrap(), found_snapshots(fake));
+            assert!(plan.obstacle(&points, &snapshots).is_none());
+            // The first shares its snapshot with the one that cannot be read.
+            let refused = RemovalPlan::new(id, of, &BTreeSet::from([first]), Vec::new(), &readable);
+            let obstacle = refused.obstacle(&points, &snapshots);
+            assert_eq!(obstacle.map(|it| &it.id), Some(&theirs.id));
+        }
+        plan
     }
+}
+
+/// The snapshots of all volumes.
+fn found_snapshots(fake: &Fake) -> Vec<FoundSnapshot> {
+    let volumes: BTreeSet<_> =
+        fake.all_snapshots().into_iter().map(|it| it.snapshot.volume).collect();
+    fake.snapshots(&volumes.into_iter().collect::<Vec<_>>()).unwrap()
 }
 
 /// Runs the operation and, after each death, a repair; then one undisturbed repair, and where the
@@ -226,6 +271,12 @@ fn ensure(holds: bool, what: &str) -> Result<(), String> {
 /// That nothing of ours is left, and that the guests are as nobody but us left them.
 fn check(fake: &Fake, scenario: Scenario, before: &Fake) -> Result<(), String> {
     check_settled(fake)?;
+    if matches!(scenario, Scenario::RemoveUnreadable) {
+        let count = |fake: &Fake| (fake.all_points().len(), fake.all_snapshots().len());
+        let (points, snapshots) = count(before);
+        ensure(count(fake).1 == snapshots, "a snapshot went that nobody knows")?;
+        ensure(count(fake).0 + 1 >= points, "a point went that was to stay")?;
+    }
     for (guest, was) in fake.all_guests().iter().zip(before.all_guests()) {
         let lost_power = guest.state == GuestState::ShutOff;
         ensure(
@@ -293,7 +344,11 @@ fn check_points(fake: &Fake) -> Result<(), String> {
             return Err("memory and disks of a published point differ".into());
         }
     }
-    let ours = |it: &&FakeSnapshot| !it.points.is_empty();
+    // Those of a point that could not be read when it went are known by nobody.
+    let unreadable = fake.unreadable();
+    let ours = |it: &&FakeSnapshot| {
+        !it.points.is_empty() && it.points.iter().all(|point| !unreadable.contains(point))
+    };
     match snapshots.iter().filter(ours).find(|it| !bound.contains(&it.snapshot.id)) {
         Some(it) => Err(format!("snapshot {} is left", it.snapshot.name)),
         None => Ok(()),
@@ -580,7 +635,8 @@ fn undisturbed_operations_do_what_they_say() {
                 assert!(scenario.is_removal() && failures.is_empty(), "{scenario:?}: {failures:?}");
                 let (points, images) = match scenario {
                     Scenario::RemovePoint => (1, 1),
-                    Scenario::RemoveShared => (2, 2),
+                    Scenario::RemoveShared | Scenario::RemoveUnreadable => (2, 2),
+                    Scenario::RemoveBesideUnreadable => (3, 3),
                     _ => (3, 2),
                 };
                 let left = fake.all_points();

@@ -385,10 +385,15 @@ pub(crate) struct PruneArgs {
 /// Delete a restore point: its memory image, its files and its snapshots.
 ///
 /// A snapshot that serves another guest's point as well stays until that goes. A point that is held, or
-/// whose snapshot is, or that something was cloned from, is refused (exit status 3), and so is every point while
-/// one of any guest cannot be read: nobody could tell which snapshots it needs. Asks for the guest's
+/// whose snapshot is, or that something was cloned from, is refused (exit status 3), and so is one while
+/// another that cannot be read may need its snapshots: one of the same guest, or of any guest where the
+/// storage does not write on a snapshot for which points it was taken (Btrfs). Asks for the guest's
 /// name on a terminal, and needs --yes elsewhere. If this command is killed, 'vitrify repair' finishes
 /// what it had begun.
+///
+/// A point whose manifest cannot be read is given up by its id: what its home has of it goes, its memory
+/// image included. Which snapshots it had is not known any more: they stay, and 'vitrify repair' names
+/// them. Where nobody knows the guest's name any more, its uuid will do.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DeleteArgs {
     /// The point.

@@ -255,9 +255,14 @@ impl Context {
     pub(crate) fn point(&self, wanted: &PointRef) -> Answer<FoundPoint> {
         let mut points = self.points()?;
         // A point whose manifest is damaged can be named by its id; it says itself what is wrong.
-        if let Some(damaged) = points
-            .iter()
-            .position(|point| point.manifest.is_err() && point.id.as_str() == wanted.point)
+        let is_readable = |point: &FoundPoint| {
+            point.id.as_str() == wanted.point
+                && point.manifest.as_ref().is_ok_and(|it| it.guest == wanted.guest)
+        };
+        let is_damaged =
+            |point: &FoundPoint| point.manifest.is_err() && point.id.as_str() == wanted.point;
+        if let Some(damaged) = points.iter().position(is_damaged)
+            && !points.iter().any(is_readable)
         {
             return Ok(points.swap_remove(damaged));
         }

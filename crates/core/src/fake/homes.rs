@@ -181,16 +181,18 @@ impl Homes for Fake {
             let found = state.points.iter().filter_map(|(id, (guest, point))| {
                 let manifest = point.manifest.clone()?;
                 let folder = folder(guest, id);
+                let manifest = match state.unreadable.contains(id) {
+                    true => Err(Problem::refused(format!("the manifest of {id} is damaged"))),
+                    false => Ok(manifest),
+                };
+                let has_image = manifest.as_ref().is_ok_and(|it| it.memory.is_some());
                 Some(FoundPoint {
                     guest: guest.clone(),
                     id: id.clone(),
-                    memory: point
-                        .memory
-                        .filter(|_| manifest.memory.is_some())
-                        .map(|_| folder.join("memory")),
+                    memory: point.memory.filter(|_| has_image).map(|_| folder.join("memory")),
                     expired: point.expired,
                     holds: point.holds.iter().cloned().collect(),
-                    manifest: Ok(manifest),
+                    manifest,
                     published: true,
                     folder,
                 })

@@ -6,6 +6,7 @@
 mod histories;
 mod manifests;
 mod policies;
+mod removals;
 mod sanoid;
 mod streams;
 mod texts;

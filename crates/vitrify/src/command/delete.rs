@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use vitrify_core::ports::Answer;
+use vitrify_core::name::GuestName;
+use vitrify_core::ports::{Answer, FoundPoint};
+use vitrify_core::problem::Problem;
 
 use crate::args::DeleteArgs;
 use crate::command::confirm::confirm;
-use crate::command::removal::{Guest, Wanted, remove};
-use crate::context::Context;
+use crate::command::removal::{Guest, Wanted, remove, remove_unreadable};
+use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
 use crate::output;
 
@@ -16,7 +18,7 @@ pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Answer<Status> {
     let point = context.point(&args.point)?;
     let manifest = match &point.manifest {
         Ok(manifest) => manifest,
-        Err(problem) => return Err(problem.note().into()),
+        Err(problem) => return delete_unreadable(context, &args.point.guest, &point, problem),
     };
     let host = context.host()?;
     let name = manifest.name().map_or_else(|| manifest.id.to_string(), ToString::to_string);
@@ -45,4 +47,62 @@ pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Answer<Status> {
         output::result(&format!("{}@{name}: deleted{kept}\n", manifest.guest));
     }
     Ok(DONE)
+}
+
+/// Gives a point up whose manifest cannot be read.
+fn delete_unreadable(
+    context: &Context,
+    guest: &GuestName,
+    point: &FoundPoint,
+    problem: &Problem,
+) -> Answer<Status> {
+    let host = context.host()?;
+    check_home(context, &host, guest, point)?;
+    let id = &point.id;
+    let loss = format!(
+        "{}. What the home has of the point {id} of '{guest}' will be gone for good, with its memory image; \
+         the snapshots of its disks stay, because only the manifest tells which they are",
+        problem.chain()
+    );
+    confirm(context, guest, &loss)?;
+    let removed = remove_unreadable(context, &host, Guest { name: guest, uuid: &point.guest }, id)?;
+    if let Some(failure) = removed.failures.into_iter().next() {
+        return Err(failure.into());
+    }
+    if context.json {
+        output::json(&json!({
+            "version": 1,
+            "guest": guest,
+            "point": id,
+            "id": id,
+            "destroyed": removed.destroyed,
+        }));
+    } else {
+        output::result(&format!(
+            "{guest}@{id}: deleted; 'vitrify repair' names the snapshots that it left\n"
+        ));
+    }
+    Ok(DONE)
+}
+
+/// Whether a point lies in the home of this guest, which may be named by its uuid.
+fn check_home(
+    context: &Context,
+    host: &Host<'_>,
+    guest: &GuestName,
+    point: &FoundPoint,
+) -> Answer<()> {
+    let home = &point.guest;
+    let is_its = |it: &FoundPoint| {
+        it.guest == *home && it.manifest.as_ref().is_ok_and(|it| it.guest == *guest)
+    };
+    if guest.as_str() == home.as_str()
+        || host.guest(guest).is_ok_and(|it| it.uuid == *home)
+        || context.points()?.iter().any(is_its)
+    {
+        return Ok(());
+    }
+    let message =
+        format!("the point {} lies in another guest's home, not in one of '{guest}'", point.id);
+    Err(Problem::not_found(message).hint(format!("'vitrify delete {home}@{}' means it", point.id)))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vitrify_core::engine::run;
-use vitrify_core::inventory::Snapshot;
+use vitrify_core::inventory::{Need, Snapshot};
 use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{Outcome, Plan};
@@ -39,7 +39,7 @@ pub(crate) struct Removed {
 /// Removes points of a guest, its volumes locked meanwhile.
 ///
 /// # Errors
-/// `Refused` where one of them is needed for something: then nothing was removed.
+/// `Refused` where one of them is needed for something, or may be: then nothing was removed.
 pub(crate) fn remove(
     context: &Context,
     host: &Host<'_>,
@@ -56,12 +56,68 @@ pub(crate) fn remove(
     let its: Vec<_> = points.iter().filter(|it| wanted.points.contains(&it.id)).collect();
     let its_volumes: Vec<_> = volumes_of_points(its.iter().copied()).into_iter().collect();
     let snapshots = host.world().storage.snapshots(&its_volumes)?;
+    if let Some(obstacle) = plan.obstacle(&points, &snapshots) {
+        return Err(stands_in_the_way(guest, obstacle));
+    }
     let facts = facts(its.iter().copied(), &snapshots, None);
     let needed = facts.iter().find_map(|it| Some((&it.id, it.needed.first()?)));
     if let Some((point, need)) = needed {
-        let message = format!("the point {point} of '{}' is not removed: {need}", guest.name);
-        return Err(Problem::refused(message));
+        return Err(needed_for(guest, point, need));
     }
+    carry_out(context, host, guest, plan)
+}
+
+/// Removes what a home has of a point whose manifest cannot be read; its snapshots stay.
+///
+/// # Errors
+/// `Refused` where it is held, or can be read after all.
+pub(crate) fn remove_unreadable(
+    context: &Context,
+    host: &Host<'_>,
+    guest: Guest<'_>,
+    point: &PointId,
+) -> Answer<Removed> {
+    let _lock = context.lock(&[guest.uuid], &[])?;
+    host.check_settled(guest.name, guest.uuid)?;
+    let points = context.points()?;
+    let found = points.iter().find(|it| it.guest == *guest.uuid && it.id == *point);
+    let found = found.ok_or_else(|| Problem::not_found(format!("the point {point} vanished")))?;
+    if found.manifest.is_ok() {
+        return Err(Problem::refused(format!("the manifest of the point {point} can be read now")));
+    }
+    if let Some(tag) = found.holds.first() {
+        return Err(needed_for(guest, point, &Need::Held(tag.clone())));
+    }
+    let of = (guest.name.clone(), guest.uuid.clone());
+    carry_out(context, host, guest, RemovalPlan::of_unreadable(new_id()?, of, point.clone()))
+}
+
+fn needed_for(guest: Guest<'_>, point: &PointId, need: &Need) -> Problem {
+    Problem::refused(format!("the point {point} of '{}' is not removed: {need}", guest.name))
+}
+
+/// What a point that cannot be read keeps from being removed.
+fn stands_in_the_way(guest: Guest<'_>, obstacle: &FoundPoint) -> Problem {
+    let why = obstacle.manifest.as_ref().err().map(Problem::chain).unwrap_or_default();
+    // Where it is another guest's, only its home is known for sure.
+    let of = match obstacle.guest == *guest.uuid {
+        true => guest.name.as_str(),
+        false => obstacle.guest.as_str(),
+    };
+    let message =
+        format!("no point of '{}' is removed: {why}, and it may need what would go", guest.name);
+    Problem::refused(message).hint(format!(
+        "bring the manifest back from a backup, or give the point up: 'vitrify delete {of}@{}'",
+        obstacle.id
+    ))
+}
+
+fn carry_out(
+    context: &Context,
+    host: &Host<'_>,
+    guest: Guest<'_>,
+    plan: RemovalPlan,
+) -> Answer<Removed> {
     let progress = context.progress(guest.name.as_str()).about(Some(guest.name), None);
     let outcome = run(&host.world(), Plan::Removal(plan.clone()), &progress)?;
     drop(progress);
@@ -79,9 +135,7 @@ pub(crate) fn remove(
 }
 
 fn plan(guest: Guest<'_>, wanted: &Wanted, points: &[FoundPoint]) -> Answer<RemovalPlan> {
-    // Where one cannot be read, nobody knows which snapshots it needs.
-    let all = points.iter().map(|it| it.manifest.as_ref().map_err(|it| it.note().into()));
-    let all: Vec<&Manifest> = all.collect::<Answer<_>>()?;
+    let all: Vec<&Manifest> = points.iter().filter_map(|it| it.manifest.as_ref().ok()).collect();
     let of = (guest.name.clone(), guest.uuid.clone());
     Ok(RemovalPlan::new(new_id()?, of, &wanted.points, wanted.images.clone(), &all))
 }
