@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::fs;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -88,6 +89,41 @@ fn named(said: &str) -> BTreeSet<String> {
     what.map(|it| it.0.to_owned()).filter(|it| it.starts_with("autosnap_")).collect()
 }
 
+/// What `config import --compare` says of a sanoid.conf that means the same as the policy, before any
+/// point was taken. Leaves the policy in force, adopting.
+fn comparison(scene: &Scene, dataset: &str, policy: &str) -> Outcome {
+    let file = scene.world.folder().join("sanoid.conf");
+    let text = format!("[{dataset}]\nhourly = 36\ndaily = 30\nmonthly = 3\n");
+    fs::write(&file, text)?;
+    let file = file.display().to_string();
+    let compare = |status, more: &[&str]| {
+        scene.vitrify(status, &[&["config", "import", file.as_str(), "--compare"], more].concat())
+    };
+    let stay = "188 of sanoid's snapshots stay for good";
+    let imported = compare(1, &[])?.stdout;
+    assert!(imported.starts_with("No rule of vitrify is in force"), "{imported}");
+    assert!(imported.contains(stay), "{imported}");
+    scene.world.configure(policy)?;
+    let said = compare(1, &[])?.stdout;
+    assert!(said.contains("1 difference") && said.contains(stay), "{said}");
+    scene.world.configure(&policy.replace("daily = 30", "daily = 7"))?;
+    let said = compare(1, &[])?.stdout;
+    assert!(said.contains("daily: sanoid keeps 30, taken at 23:59; vitrify keeps 7"), "{said}");
+    scene.world.configure(&format!("{policy}adopt = true\n"))?;
+    let said = compare(0, &[])?.stdout;
+    assert!(said.contains("Both do the same."), "{said}");
+    let json = compare(0, &["--json"])?.json()?;
+    assert_eq!(json["rows"].as_array().map(Vec::len), Some(1), "{json}");
+    let now = |who: &str, what: &str| {
+        let names = json["rows"][0]["now"][who][what].as_array().into_iter().flatten();
+        names.filter_map(|it| it.as_str().map(str::to_owned)).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(now("sanoid", "prunes").len(), 115 + 4, "{json}");
+    assert_eq!(now("vitrify", "prunes"), now("sanoid", "prunes"));
+    assert_eq!((now("sanoid", "takes").len(), now("vitrify", "takes").len()), (3, 3), "{json}");
+    Ok(())
+}
+
 fn only_where_adopted() -> Outcome {
     let pool = Pool::zfs(POOL_MIB)?;
     let dataset = pool.dataset("guest")?;
@@ -101,6 +137,7 @@ fn only_where_adopted() -> Outcome {
          policy = \"test\"\n",
         scene.guest.name()
     );
+    comparison(&scene, &dataset, &policy)?;
     scene.world.configure(&policy)?;
     scene.vitrify(0, &["run"])?;
     assert_eq!(sanoids(&dataset)?, before);

@@ -94,6 +94,29 @@ impl Default for PreferredTimes {
     }
 }
 
+impl PreferredTimes {
+    /// When a period is due, in words.
+    pub fn when(&self, period: Period) -> String {
+        match period {
+            Period::Frequently => format!("every {} minutes", self.frequent_minutes),
+            Period::Hourly => format!("at minute {}", self.hourly_minute),
+            Period::Daily => format!("at {}", self.daily.strftime("%H:%M")),
+            Period::Weekly => {
+                let (day, time) = self.weekly;
+                format!("on {} at {}", weekday_name(day), time.strftime("%H:%M"))
+            }
+            Period::Monthly => {
+                let (day, time) = self.monthly;
+                format!("on day {day} at {}", time.strftime("%H:%M"))
+            }
+            Period::Yearly => {
+                let (month, day, time) = self.yearly;
+                format!("on {month:02}-{day:02} at {}", time.strftime("%H:%M"))
+            }
+        }
+    }
+}
+
 /// The word for a day, here and in the configuration.
 pub const fn weekday_name(day: Weekday) -> &'static str {
     match day {

@@ -3,6 +3,7 @@
 //!
 //! Written from sanoid's documented and observed behaviour; nothing of its source is in here.
 
+pub mod compare;
 pub mod datasets;
 pub mod decide;
 pub mod import;

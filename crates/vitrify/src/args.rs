@@ -478,11 +478,31 @@ pub(crate) enum ConfigCommand {
 /// yourself, in /etc/vitrify/vitrify.toml or a file of /etc/vitrify/conf.d, and have 'config check' read it.
 ///
 /// Where libvirt is out of reach, the policies come without rules, and the exit status is 1.
+///
+/// With --compare no configuration is printed. For each dataset and each guest on it, a table says what
+/// sanoid does by FILE and what vitrify does by its own configuration; where that has no [[guest]], by
+/// what would be imported. Below it stand the differences: what only one of them covers, periods, how
+/// many are kept, preferred times, scripts, and what of sanoid's snapshots would stay or go. Then
+/// what cannot be carried over, and what either would take and prune at this moment, as if it were the
+/// only one. Nothing is changed.
+///
+/// --compare exits with 0 if both do the same, and with 1 if they differ in anything that is taken, kept,
+/// pruned or run. What is due at this moment is no difference, and neither is how snapshots are monitored.
+/// Exit status 4, and no comparison, where libvirt is out of reach; and where both do the same as far as
+/// anybody could see, but a pool does not answer.
+///
+/// With --compare --json: {version, with (in-force or imported), same, time_zones (null or sanoid,
+/// vitrify), rows, not_carried_over, unmatched, not_known}, each row an object of dataset, guest, section and rule (file,
+/// line, name or policy; or null), sanoid and vitrify (takes, hooks), differences (what, text) and now (sanoid
+/// and vitrify, each null or takes and prunes). kept is null where all are kept.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ConfigImportArgs {
     /// sanoid's configuration, as a rule /etc/sanoid/sanoid.conf.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
+    /// Compare it with the configuration of vitrify that is in force, instead of printing one.
+    #[arg(long)]
+    pub(crate) compare: bool,
 }
 
 /// Show which policy holds for each guest, and in which file and line that stands.

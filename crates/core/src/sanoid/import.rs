@@ -8,7 +8,7 @@ use jiff::civil::{Date, Time};
 
 use super::datasets::targets;
 use super::ini;
-use super::settings::{Section, Settings, read};
+use super::settings::{Configuration, Section, Settings, read};
 use crate::config::ConfigError;
 use crate::hooks::Hook;
 use crate::name::{GuestName, Volume};
@@ -18,7 +18,7 @@ use crate::policy::{Period, PreferredTimes, weekday_name};
 pub type Placed = (GuestName, BTreeSet<Volume>);
 
 /// The most that our configuration keeps of a period.
-const MOST: u32 = 100_000;
+pub(super) const MOST: u32 = 100_000;
 
 /// Sections that say which dataset they are of, and how.
 const ABOUT_DATASETS: [&str; 5] =
@@ -46,11 +46,7 @@ pub fn import(file: &str, text: &str, guests: Option<&[Placed]>) -> Result<Strin
         "sanoid's own snapshots stay until a rule says adopt = true. When 'vitrify run' takes over, \
          take its guests' datasets out of sanoid.conf.",
     );
-    let warnings =
-        configuration.warnings.iter().map(|it| format!("line {}: {}", it.line, it.message));
-    let mut left: Vec<_> = warnings.chain(not_carried_over(&written)).collect();
-    left.sort_by_key(|it| line_of(it));
-    left.iter().for_each(|it| out.comment(it));
+    left_out(&configuration, &written).iter().for_each(|it| out.comment(it));
     let held: BTreeSet<_> = section_of.values().map(|it| it.line).collect();
     // Hooks are for guests; where nobody knows of any, for whatever there may be.
     let hooked = sections.iter().filter(|it| held.is_empty() || held.contains(&it.line));
@@ -187,13 +183,16 @@ fn times(period: Period, times: &PreferredTimes) -> String {
         Period::Yearly => {
             let (month, day, time) = times.yearly;
             let is_default = (month, day) == (default.yearly.0, default.yearly.1);
-            // Ours is a day that there is in a leap year at least.
-            let last = i8::try_from(month).ok().and_then(|it| Date::new(2000, it, 1).ok());
-            let last = last.and_then(|it| u8::try_from(it.days_in_month()).ok()).unwrap_or(day);
-            let on = format!("yearly-on = \"{month:02}-{:02}\"\n", day.min(last));
+            let on = format!("yearly-on = \"{month:02}-{:02}\"\n", day_of_year(month, day));
             unless(is_default, on) + &at("yearly", time, default.yearly.2)
         }
     }
+}
+
+/// The day of a month as our configuration has it: one that there is in a leap year at least.
+pub(super) fn day_of_year(month: u8, day: u8) -> u8 {
+    let last = i8::try_from(month).ok().and_then(|it| Date::new(2000, it, 1).ok());
+    day.min(last.and_then(|it| u8::try_from(it.days_in_month()).ok()).unwrap_or(day))
 }
 
 /// The rules for the guests that sections cover, and what is said of the others.
@@ -258,17 +257,21 @@ fn rules(
     notes.iter().for_each(|it| out.paragraph(it));
 }
 
+/// A script's key, what it is set to, and whether it ever runs.
+type Script = (&'static str, fn(&Settings) -> &Option<String>, fn(&Settings) -> bool);
+
+/// sanoid's scripts, in the order of [`Hook::ALL`].
+pub(super) const SCRIPTS: [Script; 4] = [
+    ("pre_snapshot_script", |it| &it.pre_snapshot_script, |it| it.autosnap),
+    ("post_snapshot_script", |it| &it.post_snapshot_script, |it| it.autosnap),
+    ("pre_pruning_script", |it| &it.pre_pruning_script, |it| it.autoprune),
+    ("pruning_script", |it| &it.pruning_script, |it| it.autoprune),
+];
+
 /// The hooks, as far as all of these sections have the same.
 fn hooks(out: &mut Writer, sections: &[&Section]) {
-    type Script = (&'static str, fn(&Settings) -> &Option<String>, fn(&Settings) -> bool);
-    let all: [Script; 4] = [
-        ("pre_snapshot_script", |it| &it.pre_snapshot_script, |it| it.autosnap),
-        ("post_snapshot_script", |it| &it.post_snapshot_script, |it| it.autosnap),
-        ("pre_pruning_script", |it| &it.pre_pruning_script, |it| it.autoprune),
-        ("pruning_script", |it| &it.pruning_script, |it| it.autoprune),
-    ];
     let (mut lines, mut differing, mut limits) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for (hook, (key, of, runs)) in Hook::ALL.into_iter().zip(all) {
+    for (hook, (key, of, runs)) in Hook::ALL.into_iter().zip(SCRIPTS) {
         let those: Vec<_> = sections.iter().filter(|it| runs(&it.settings)).collect();
         let distinct: BTreeSet<_> = those.iter().map(|it| of(&it.settings)).collect();
         let with = those.iter().filter(|it| of(&it.settings).is_some());
@@ -307,6 +310,22 @@ fn hooks(out: &mut Writer, sections: &[&Section]) {
         }
     }
     differing.iter().for_each(|it| out.paragraph(it));
+}
+
+/// What of a `sanoid.conf` is passed over or not carried over, each with its line and the reason.
+///
+/// # Errors
+/// Where sanoid's file is wrong.
+pub fn not_imported(file: &str, text: &str) -> Result<Vec<String>, ConfigError> {
+    Ok(left_out(&read(file, text)?, &ini::parse(file, text)?.0))
+}
+
+fn left_out(configuration: &Configuration, written: &[ini::Section]) -> Vec<String> {
+    let warnings =
+        configuration.warnings.iter().map(|it| format!("line {}: {}", it.line, it.message));
+    let mut left: Vec<_> = warnings.chain(not_carried_over(written)).collect();
+    left.sort_by_key(|it| line_of(it));
+    left
 }
 
 /// What was written and means nothing to us, by its line.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use vitrify_core::config::{CommandLine, Config, ConfigError, GuestRule, Otherwise, SCHEMA};
 use vitrify_core::engine::volumes_of;
 use vitrify_core::hooks::Hook;
+use vitrify_core::inventory::Guest;
 use vitrify_core::name::GuestName;
 use vitrify_core::policy::{Period, Policy, PreferredTimes, weekday_name};
 use vitrify_core::ports::{Answer, Hypervisor};
@@ -21,6 +22,7 @@ use vitrify_host::libvirt::Libvirt;
 use vitrify_host::storage::HostStorage;
 
 use crate::args::{ConfigCommand, ConfigImportArgs, ConfigShowArgs, Global};
+use crate::command::compare;
 use crate::configuration;
 use crate::exit::{DONE, FAILED, Status, USAGE};
 use crate::output;
@@ -209,10 +211,13 @@ fn import(global: &Global, args: &ConfigImportArgs) -> Answer<Status> {
         problem.kind = ProblemKind::NotFound;
         problem
     })?;
+    if args.compare {
+        return compare::run(global, &file, &text);
+    }
     // What is wrong with the file needs no guests.
     let without = sanoid::import::import(&file, &text, None)?;
     match placed(global) {
-        Ok(placed) => {
+        Ok((_, placed)) => {
             output::result(&sanoid::import::import(&file, &text, Some(&placed))?);
             Ok(DONE)
         }
@@ -224,11 +229,12 @@ fn import(global: &Global, args: &ConfigImportArgs) -> Answer<Status> {
     }
 }
 
-/// The guests, and what their disks lie on.
-fn placed(global: &Global) -> Answer<Vec<sanoid::import::Placed>> {
+/// The guests, and what the disks of each lie on, in the same order.
+pub(super) fn placed(global: &Global) -> Answer<(Vec<Guest>, Vec<sanoid::import::Placed>)> {
     let guests = Libvirt::connect(&global.connect, Arc::default())?.guests()?;
     let volumes = volumes_of(&HostStorage, &guests)?;
-    Ok(guests.into_iter().map(|it| it.name).zip(volumes).collect())
+    let placed = guests.iter().map(|it| it.name.clone()).zip(volumes).collect();
+    Ok((guests, placed))
 }
 
 /// The scripts that hold for every guest, a line each.
@@ -289,10 +295,7 @@ fn details(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> Stri
     line("policy", format!("{} ({})", rule.policy.name, rule.policy.place));
     let policy = &rule.policy.policy;
     for period in policy.keep.keys() {
-        line(
-            period.as_str(),
-            format!("{}, {}", kept(policy, *period), when(&policy.times, *period)),
-        );
+        line(period.as_str(), format!("{}, {}", kept(policy, *period), policy.times.when(*period)));
     }
     let zone = config.time_zone.as_ref();
     line("time zone", zone.map_or("the system's".to_owned(), |it| format!("{} ({})", it.0, it.1)));
@@ -302,27 +305,6 @@ fn details(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> Stri
         line("adopt", "sanoid's snapshots are pruned too".to_owned());
     }
     text
-}
-
-/// The preferred time of a period.
-fn when(times: &PreferredTimes, period: Period) -> String {
-    match period {
-        Period::Frequently => format!("every {} minutes", times.frequent_minutes),
-        Period::Hourly => format!("at minute {}", times.hourly_minute),
-        Period::Daily => format!("at {}", times.daily.strftime("%H:%M")),
-        Period::Weekly => {
-            let (day, time) = times.weekly;
-            format!("on {} at {}", weekday_name(day), time.strftime("%H:%M"))
-        }
-        Period::Monthly => {
-            let (day, time) = times.monthly;
-            format!("on day {day} at {}", time.strftime("%H:%M"))
-        }
-        Period::Yearly => {
-            let (month, day, time) = times.yearly;
-            format!("on {month:02}-{day:02} at {}", time.strftime("%H:%M"))
-        }
-    }
 }
 
 fn pause_limit_ms(config: &Config, rule: &GuestRule) -> u128 {

@@ -387,7 +387,7 @@ fn wanted(decided: &Retention) -> Wanted {
 }
 
 /// For which periods each snapshot of a point was taken.
-fn periods_of(points: &[FoundPoint]) -> BTreeMap<&SnapshotId, BTreeSet<Period>> {
+pub(crate) fn periods_of(points: &[FoundPoint]) -> BTreeMap<&SnapshotId, BTreeSet<Period>> {
     let mut found: BTreeMap<&SnapshotId, BTreeSet<Period>> = BTreeMap::new();
     for manifest in points.iter().filter_map(|it| it.manifest.as_ref().ok()) {
         let periods: Vec<_> = periods(&manifest.names).collect();
