@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             ("guests_of_one_dataset_are_captured_together", one_dataset),
             ("the_layout_of_the_recipe", the_layout_of_the_recipe),
             ("a_tick_with_nothing_to_do_starts_three_programs", a_tick_with_nothing_to_do),
+            ("a_held_point_survives_zfs_destroy", a_held_point),
         ],
     )
 }
@@ -67,6 +68,74 @@ fn captures_of_two_pools() -> Outcome {
     let outcome = rounds(&mut scene, "two datasets on two pools");
     drop(scene);
     outcome
+}
+
+/// Every hold in the pool, as the snapshot's name and the tag.
+fn holds(scene: &Scene) -> Result<Vec<(String, String)>, Box<dyn Error>> {
+    let pool = scene.world.pool.dataset("")?;
+    let listed = must("zfs", &["list", "-H", "-r", "-t", "snapshot", "-o", "name", &pool])?;
+    let mut found = Vec::new();
+    for name in listed.lines() {
+        let holds = must("zfs", &["holds", "-H", name])?;
+        let tags = holds.lines().filter_map(|line| line.split('\t').nth(1));
+        found.extend(tags.map(|tag| (name.to_owned(), tag.to_owned())));
+    }
+    Ok(found)
+}
+
+/// Its snapshot and that of its home are held. What a `hold` or a `release` leaves that dies between
+/// ZFS and the home is made by hand.
+fn a_held_point() -> Outcome {
+    let mut scene = Scene::of(world()?, &["guest/a.raw"], |it| it)?;
+    let first = scene.snapshot(&["--consistency", "memory"])?;
+    scene.snapshot(&[])?;
+    let at = scene.at(&first.name);
+    let id = first.json["id"].as_str().ok_or("no id")?;
+    let tag = format!("vitrify:hold:{id}");
+    let snapshot = format!("{}@{}", scene.world.pool.dataset("guest")?, first.name);
+    let ours = || Ok::<_, Box<dyn Error>>(holds(&scene)?.into_iter().filter(|it| it.1 == tag));
+    for _ in 0..2 {
+        scene.vitrify(0, &["hold", &at])?;
+        assert_eq!(ours()?.count(), 2, "{:?}", holds(&scene)?);
+    }
+    let both: Vec<_> = ours()?.map(|it| it.0).collect();
+    assert!(both.contains(&snapshot), "{both:?}");
+    for name in &both {
+        assert!(must("zfs", &["destroy", name]).is_err(), "{name} is gone");
+    }
+    must("zfs", &["hold", "backup", &snapshot])?;
+    let refused = scene.vitrify(3, &["delete", "--yes", &at])?;
+    assert!(refused.stderr.contains("it is held"), "{}", refused.stderr);
+    let repair = |wanted: &str| -> Outcome {
+        let said = scene.vitrify(0, &["repair", "--json"])?.stdout;
+        assert!(said.contains(wanted), "{said}");
+        Ok(())
+    };
+    // Somebody released it: the point says more than is so, until it is held again.
+    must("zfs", &["release", &tag, &snapshot])?;
+    repair(&format!("'vitrify hold {}@{id}' holds it", scene.guest.name()))?;
+    scene.vitrify(0, &["hold", &at])?;
+    assert_eq!(ours()?.count(), 2);
+    let listed = scene.vitrify(0, &["uninstall", "--dry-run"])?.stdout;
+    assert!(listed.contains(&tag), "{listed}");
+    scene.vitrify(0, &["release", &at])?;
+    assert_eq!(holds(&scene)?, [(snapshot.clone(), "backup".to_owned())]);
+    must("zfs", &["release", "backup", &snapshot])?;
+    // A hold that died.
+    must("zfs", &["hold", &tag, &snapshot])?;
+    repair(&format!("'vitrify release {}@{id}' lets it go", scene.guest.name()))?;
+    scene.vitrify(0, &["release", &at])?;
+    assert_eq!(holds(&scene)?, []);
+    scene.vitrify(2, &["release", &at])?;
+    // Nor does one keep the point from being deleted.
+    for name in &both {
+        must("zfs", &["hold", &tag, name])?;
+    }
+    scene.vitrify(0, &["delete", "--yes", &at])?;
+    for name in &both {
+        assert!(must("zfs", &["list", name]).is_err(), "{name} stays");
+    }
+    scene.is_well()
 }
 
 /// Captures while the guest counts, then restores of every point, with memory and cold in turn.

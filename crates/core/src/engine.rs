@@ -1,12 +1,14 @@
 //! The loop that performs what [`crate::operation::next`] decides. Generic over the ports; it does
 //! no I/O of its own.
 
+mod hold;
 mod listing;
 mod look;
 mod lost;
 mod perform;
 mod survey;
 
+pub use self::hold::{hold, is_held_for, release};
 pub use self::listing::Listing;
 pub use self::look::{Look, look_around};
 pub use self::lost::{lost_captures, rebuild, reopen};

@@ -144,6 +144,8 @@ pub struct FakeSnapshot {
     pub snapshot: Snapshot,
     /// The points that it was taken for.
     pub points: Vec<PointId>,
+    /// The points that it is held for.
+    pub held_for: BTreeSet<PointId>,
     /// What the volume's files held, by their path in it; empty for the volume itself.
     pub files: BTreeMap<PathBuf, u64>,
 }

@@ -31,6 +31,10 @@ pub enum Kind {
     Capability,
     /// A snapshot that was taken for a point, without that point.
     Snapshot,
+    /// A snapshot that is held for a point which is not.
+    Hold,
+    /// A point that is held while a snapshot of it is not.
+    NotHeld,
     /// A snapshot that somebody else took while a disk was being committed.
     TornSnapshot,
     /// A point that was begun, or a save image that was written out.
@@ -40,6 +44,9 @@ pub enum Kind {
     /// An overlay file of a capture that no guest reads.
     OverlayFile,
 }
+
+/// Where there is not one, more is wrong than a snapshot too many.
+const NO_POINTS: &str = "there are no points here at all: is the memory store's drive mounted?";
 
 /// Something that repair does not touch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,13 +113,15 @@ pub struct Layered {
     pub below: Vec<PathBuf>,
 }
 
-/// A snapshot, and the command that destroys it.
+/// A snapshot, and the commands that end it.
 #[derive(Debug)]
 pub struct SnapshotFacts {
     /// The snapshot.
     pub found: FoundSnapshot,
-    /// The command.
+    /// The one that destroys it.
     pub destroy: String,
+    /// For each point that it is held for, the one that releases it.
+    pub releases: Vec<(PointId, String)>,
 }
 
 /// Everything that nobody answers for.
@@ -121,6 +130,8 @@ pub fn findings(facts: &Facts<'_>) -> Vec<Finding> {
     for it in facts.guests.iter().filter(|it| !is_in_flight(facts, it)) {
         found.extend(of_guest(facts, it));
     }
+    found.extend(facts.snapshots.iter().flat_map(|it| held(facts, it)));
+    found.extend(facts.points.iter().filter_map(|it| not_held(facts, it)));
     found.extend(facts.snapshots.iter().filter_map(|it| orphan(facts, it)));
     found.extend(facts.guests.iter().flat_map(|it| torn(facts, it)));
     found.extend(facts.unfinished.iter().filter_map(|it| unfinished(facts, it)));
@@ -240,9 +251,8 @@ fn orphan(facts: &Facts<'_>, it: &SnapshotFacts) -> Option<Finding> {
     {
         return None;
     }
-    // Where there is none at all, more is wrong than a snapshot too many.
     let remedy = match facts.points.is_empty() {
-        true => "there are no points here at all: is the memory store's drive mounted?".to_owned(),
+        true => NO_POINTS.to_owned(),
         false => format!("if no other store has its point, '{}' destroys it", it.destroy),
     };
     Some(Finding {
@@ -253,6 +263,54 @@ fn orphan(facts: &Facts<'_>, it: &SnapshotFacts) -> Option<Finding> {
             snapshot.name, snapshot.volume
         ),
         remedy,
+    })
+}
+
+/// What holds a snapshot for points that are not held: what a `hold` or a `release` left that died.
+fn held<'a>(facts: &'a Facts<'_>, it: &'a SnapshotFacts) -> impl Iterator<Item = Finding> + 'a {
+    let is_known = |id: &PointId| {
+        let mut points = facts.points.iter().filter(|point| point.id == *id);
+        let is_in_flight = || facts.plans.iter().any(|plan| ids(plan).contains(&id));
+        points.any(|point| !point.holds.is_empty()) || is_in_flight()
+    };
+    let left = it.releases.iter().filter(move |(id, _)| !is_known(id));
+    left.map(|(id, release)| {
+        let point = facts.points.iter().find(|point| point.id == *id);
+        let manifest = point.and_then(|point| point.manifest.as_ref().ok());
+        let snapshot = &it.found.snapshot;
+        let remedy = match (manifest, facts.points.is_empty()) {
+            (Some(manifest), _) => format!("'vitrify release {}@{id}' lets it go", manifest.guest),
+            (None, true) => NO_POINTS.to_owned(),
+            (None, false) => format!("if no other store has that point, '{release}' lets it go"),
+        };
+        Finding {
+            guest: manifest.map(|it| it.guest.clone()),
+            kind: Kind::Hold,
+            what: format!(
+                "snapshot {} of {} is held for the point {id}, which is not held",
+                snapshot.name, snapshot.volume
+            ),
+            remedy,
+        }
+    })
+}
+
+/// What does not keep the snapshots of a point that is held: somebody released them, or it was held by
+/// a vitrify that did not do that.
+fn not_held(facts: &Facts<'_>, point: &FoundPoint) -> Option<Finding> {
+    let manifest = point.manifest.as_ref().ok().filter(|_| !point.holds.is_empty())?;
+    let mut its = facts.snapshots.iter().filter(|it| manifest.volumes.contains(&it.found.snapshot));
+    let is_free = |it: &&SnapshotFacts| {
+        it.found.held_for.as_ref().is_some_and(|points| !points.contains(&point.id))
+    };
+    let free = its.find(is_free)?;
+    let (guest, snapshot) = (&manifest.guest, &free.found.snapshot);
+    let (id, name, volume) = (&point.id, &snapshot.name, &snapshot.volume);
+    Some(Finding {
+        guest: Some(guest.clone()),
+        kind: Kind::NotHeld,
+        what: format!("the point {id} is held, and its snapshot {name} of {volume} is not"),
+        remedy: format!("'vitrify hold {guest}@{id}' holds it"),
     })
 }
 
@@ -461,8 +519,10 @@ mod tests {
                     order: None,
                     created: None,
                     needed: Vec::new(),
+                    held_for: None,
                 },
                 destroy: "rm it".into(),
+                releases: Vec::new(),
             }]
         };
         let (whole, torn) =
@@ -490,6 +550,57 @@ mod tests {
         let snapshots = found("snapshot-2", Some(&[&own]));
         let found = lines(&Facts { snapshots: &snapshots, ..facts(&[]) });
         assert!(found.len() == 1 && found[0].ends_with("mounted?"), "{found:?}");
+    }
+
+    /// Columns: whether the point is there, whether it is held, what its snapshot is held for, how the
+    /// line about that ends.
+    #[test]
+    fn holds_and_points_have_to_agree() {
+        let manifest = sample_manifest("2026-01-01T00:00:00Z", "one");
+        let own = manifest.id.clone();
+        let other = "00000000-0000-4000-9000-0000000000aa".parse::<PointId>().unwrap();
+        for (is_there, is_held, held_for, wanted) in [
+            (true, true, Some(&[&own][..]), None),
+            (true, false, Some(&[]), None),
+            (true, true, None, None),
+            (true, true, Some(&[]), Some(format!("'vitrify hold w@{own}' holds it"))),
+            (true, false, Some(&[&own]), Some(format!("'vitrify release w@{own}' lets it go"))),
+            (true, true, Some(&[&own, &other]), Some("point, 'let go' lets it go".to_owned())),
+            (false, false, Some(&[&own]), Some("mounted?".to_owned())),
+        ] {
+            let point = FoundPoint {
+                expired: false,
+                holds: if is_held { vec!["vitrify:user".into()] } else { Vec::new() },
+                guest: idle().guest.uuid,
+                id: own.clone(),
+                manifest: Ok(manifest.clone()),
+                published: true,
+                folder: "/mem".into(),
+                memory: None,
+            };
+            let held_for = held_for.map(|it| it.iter().map(|&id| id.clone()).collect::<Vec<_>>());
+            let releases = held_for.iter().flatten().map(|it| (it.clone(), "let go".into()));
+            let snapshots = [SnapshotFacts {
+                releases: releases.collect(),
+                found: FoundSnapshot {
+                    snapshot: manifest.volumes[0].clone(),
+                    points: Some(vec![own.clone(), other.clone()]),
+                    order: None,
+                    created: None,
+                    needed: Vec::new(),
+                    held_for,
+                },
+                destroy: "rm it".into(),
+            }];
+            let points: Vec<_> = Some(point).filter(|_| is_there).into_iter().collect();
+            let facts = Facts { snapshots: &snapshots, points: &points, ..facts(&[]) };
+            let found = findings(&facts).into_iter();
+            let holds = found.filter(|it| matches!(it.kind, Kind::Hold | Kind::NotHeld));
+            let said: Vec<_> = holds.map(|it| it.remedy).collect();
+            assert_eq!(said.len(), usize::from(wanted.is_some()), "{said:?}");
+            let ends = |it: &String| wanted.as_ref().is_some_and(|wanted| it.ends_with(wanted));
+            assert!(said.iter().all(ends), "{said:?} {wanted:?}");
+        }
     }
 
     #[test]

@@ -187,8 +187,11 @@ pub struct FoundSnapshot {
     pub order: Option<u64>,
     /// When it was taken, by the clock of then, where the storage remembers.
     pub created: Option<Timestamp>,
-    /// What the storage knows that it is needed for.
+    /// What the storage knows that it is needed for, our own holds left out.
     pub needed: Vec<Need>,
+    /// The points that it is held for, of those that it was taken for; `None` where the storage cannot
+    /// hold a snapshot.
+    pub held_for: Option<Vec<PointId>>,
 }
 
 /// Why a point, or a snapshot, must not be destroyed, whatever a policy says.

@@ -251,6 +251,18 @@ pub trait Storage {
     /// made it writable, because then nothing tells what it holds.
     fn check_read_only(&self, snapshot: &Snapshot) -> Answer<()>;
 
+    /// Keeps these snapshots, taken for the point, from being destroyed by anybody, under a tag that
+    /// names the point, where the storage can; elsewhere it does nothing. May be repeated. `NotFound` or
+    /// `Refused` where one of them is not there any more: then some of the others may be held.
+    fn hold(&self, snapshots: &[Snapshot], point: &PointId) -> Answer<()>;
+
+    /// Takes back what [`Storage::hold`] did for this very point, and no other hold. What is not held,
+    /// or is not there, is fine.
+    fn release(&self, snapshots: &[Snapshot], point: &PointId) -> Answer<()>;
+
+    /// The command by which an administrator does the same of one snapshot.
+    fn release_command(&self, snapshot: &Snapshot, point: &PointId) -> String;
+
     /// The command by which an administrator destroys a snapshot.
     fn destroy_command(&self, snapshot: &Snapshot) -> String;
 
@@ -262,8 +274,8 @@ pub trait Storage {
     fn list(&self, folder: &Path) -> Answer<Vec<PathBuf>>;
 
     /// Destroys these snapshots, each if one of that name *and* that identity exists; one of
-    /// another identity is `Refused`. One that fails does not keep the others: the answer is the
-    /// first problem.
+    /// another identity, or that is held or cloned, is `Refused`. One that fails does not keep the
+    /// others: the answer is the first problem.
     fn destroy(&self, snapshots: &[Snapshot]) -> Answer<()>;
 
     /// Lays these files, readable by their owner only, into the folder `.vitrify` at the root of
@@ -445,7 +457,8 @@ pub trait Homes {
     /// any more.
     fn expire_memory(&self, guest: &GuestUuid, point: &PointId) -> Answer<()>;
 
-    /// Holds a published point under this tag, or lets it go. Either may be repeated.
+    /// Holds a published point under this tag, or lets it go; as long as it is held, so is the home's
+    /// own snapshot, where the store can do that. Either may be repeated.
     fn hold(&self, guest: &GuestUuid, point: &PointId, tag: &str, held: bool) -> Answer<()>;
 
     /// Every point of every home, published or not, in no order.

@@ -85,6 +85,7 @@ impl Storage for HostStorage {
             order: None,
             created: None,
             needed: Vec::new(),
+            held_for: None,
         }));
         Ok(found)
     }
@@ -111,6 +112,18 @@ impl Storage for HostStorage {
             true => btrfs::check_read_only(snapshot),
             false => zfs::check_read_only(snapshot),
         }
+    }
+
+    fn hold(&self, snapshots: &[Snapshot], point: &PointId) -> Answer<()> {
+        zfs::hold(&on_zfs(snapshots), point)
+    }
+
+    fn release(&self, snapshots: &[Snapshot], point: &PointId) -> Answer<()> {
+        zfs::release(&on_zfs(snapshots), point)
+    }
+
+    fn release_command(&self, snapshot: &Snapshot, point: &PointId) -> String {
+        zfs::release_command(snapshot, point)
     }
 
     fn destroy_command(&self, snapshot: &Snapshot) -> String {
@@ -205,6 +218,11 @@ impl HostStorage {
 
 fn is_btrfs(volume: &Volume) -> bool {
     volume.as_str().starts_with('/')
+}
+
+/// Those of these snapshots that can be held: a subvolume cannot.
+fn on_zfs(snapshots: &[Snapshot]) -> Vec<Snapshot> {
+    snapshots.iter().filter(|it| !is_btrfs(&it.volume)).cloned().collect()
 }
 
 /// The volumes in parts that one storage takes at one go: all subvolumes, and each pool's datasets.

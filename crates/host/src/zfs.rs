@@ -27,7 +27,9 @@ pub(crate) use self::homes::{create_home, name_of_home_snapshot, snapshot_of_hom
 pub(crate) use self::scratch::{
     create_scratch, create_scratch_child, create_scratch_zvol, destroy_scratch,
 };
-pub(crate) use self::snapshots::{check_read_only, destroy, list, list_all, take};
+pub(crate) use self::snapshots::{
+    check_read_only, destroy, hold, list, list_all, release, release_command, take,
+};
 use crate::command::{Command, Ended};
 
 /// `f_type` of a ZFS, `ZFS_SUPER_MAGIC` of include/sys/zfs_vfsops.h.

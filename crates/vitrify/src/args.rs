@@ -90,8 +90,15 @@ pub(crate) enum Command {
     Prune(PruneArgs),
     Delete(DeleteArgs),
     /// Keep a restore point until 'release' lets it go: neither 'delete' nor a policy removes it.
+    ///
+    /// On ZFS its snapshots are held as well ('zfs holds' shows vitrify:hold:ID, ID being the point's), so
+    /// that no 'zfs destroy' and no other tool can take them; who is not root needs 'zfs allow' of hold and
+    /// release for that. Btrfs has no holds: there only vitrify keeps them. A point may be held again.
     Hold(HoldArgs),
     /// Let a restore point go that 'hold' keeps.
+    ///
+    /// On ZFS its snapshots are released: only what vitrify holds for this very point. Holds of others, and
+    /// of other points that share a snapshot, stay.
     Release(HoldArgs),
     Config(ConfigArgs),
     Sanoid(SanoidArgs),

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use vitrify_core::inventory::Need;
 use vitrify_core::name::PointId;
 use vitrify_core::ports::Storage;
 use vitrify_core::problem::ProblemKind;
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("all_of_a_pool_are_of_one_transaction_group_and_carry_their_owners", one_instant),
     ("what_a_dataset_passes_on_is_not_written_on_its_snapshot", inherited),
     ("a_held_snapshot_is_refused_with_its_tag_and_the_others_go", held),
+    ("what_is_held_for_a_point_survives_zfs_destroy", held_for_a_point),
     ("a_cloned_snapshot_is_refused_with_its_clones", cloned),
     ("a_destroyed_dataset_is_named", destroyed),
     ("a_copy_out_of_a_snapshot_shares_its_blocks", shared_blocks),
@@ -73,6 +75,49 @@ fn held() -> Outcome {
         .collect();
     assert_eq!(left, std::slice::from_ref(&kept));
     HostStorage.destroy(&[kept])?;
+    Ok(())
+}
+
+/// The tags under which a snapshot is held, sorted.
+fn tags(full: &str) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let listed = zfs(&["holds", "-H", full])?;
+    let tags = listed.lines().filter_map(|line| line.split('\t').nth(1));
+    let mut tags: Vec<_> = tags.map(str::to_owned).collect();
+    tags.sort();
+    Ok(tags)
+}
+
+fn held_for_a_point() -> Outcome {
+    let fixture = OnZfs::new()?;
+    let both = [fixture.take("one", "p1")?, fixture.take("disk", "p1")?];
+    let point = owners()?[0].point.clone();
+    let (ours, others) = (format!("vitrify:hold:{point}"), format!("vitrify:hold:{}", owner()?));
+    HostStorage.hold(&both, &point)?;
+    for it in &both {
+        let full = format!("{}@p1", it.volume);
+        assert!(zfs(&["destroy", &full]).is_err(), "{full} is gone");
+        assert_eq!(tags(&full)?, [ours.as_str()]);
+    }
+    // Somebody's own, and one that names a point for which it was not taken.
+    let full = format!("{}@p1", both[0].volume);
+    zfs(&["hold", "backup", &full])?;
+    zfs(&["hold", &others, &full])?;
+    HostStorage.hold(&both, &point)?;
+    let found = HostStorage.snapshots(&[both[0].volume.clone()])?.remove(0);
+    assert_eq!(found.held_for, Some(vec![point.clone()]));
+    let mut needed = found.needed;
+    needed.sort_by_key(ToString::to_string);
+    assert_eq!(needed, [Need::Held("backup".to_owned()), Need::Held(others.clone())]);
+    for _ in 0..2 {
+        HostStorage.release(&both, &point)?;
+    }
+    assert_eq!(tags(&full)?, ["backup", others.as_str()]);
+    let problem = failed(HostStorage.destroy(&both))?;
+    assert_eq!(problem.kind, ProblemKind::Refused);
+    assert_eq!(HostStorage.snapshots(&[both[1].volume.clone()])?, []);
+    zfs(&["release", "backup", &full])?;
+    zfs(&["release", &others, &full])?;
+    HostStorage.destroy(&both)?;
     Ok(())
 }
 

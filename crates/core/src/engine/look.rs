@@ -7,7 +7,7 @@ use crate::definition::Definition;
 use crate::engine::{definition_of, volumes_of};
 use crate::foreign::{Facts, Finding, GuestFacts, Layered, SnapshotFacts, findings};
 use crate::inventory::{Activity, AnySnapshot, FoundSnapshot, Guest};
-use crate::name::GuestUuid;
+use crate::name::{GuestUuid, PointId};
 use crate::operation::Plan;
 use crate::ports::{Answer, World};
 use crate::problem::{Problem, ProblemKind};
@@ -142,7 +142,10 @@ fn snapshots(world: &World<'_>, guests: &[GuestFacts]) -> Answer<Vec<SnapshotFac
     let found = world.storage.snapshots(&volumes.into_iter().collect::<Vec<_>>())?;
     let facts = |found: FoundSnapshot| {
         let destroy = world.storage.destroy_command(&found.snapshot);
-        SnapshotFacts { found, destroy }
+        let points = found.held_for.iter().flatten();
+        let release = |it: &PointId| world.storage.release_command(&found.snapshot, it);
+        let releases = points.map(|it| (it.clone(), release(it))).collect();
+        SnapshotFacts { found, destroy, releases }
     };
     Ok(found.into_iter().map(facts).collect())
 }

@@ -1,6 +1,6 @@
 //! Volumes whose snapshots are copies of numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +66,7 @@ impl Storage for Fake {
                 order: None,
                 created: None,
                 needed: Vec::new(),
+                held_for: Some(it.held_for.iter().cloned().collect()),
             });
             Ok(found.collect())
         })
@@ -87,6 +88,35 @@ impl Storage for Fake {
     fn check_read_only(&self, _: &Snapshot) -> Answer<()> {
         // Nothing here can make a snapshot writable.
         Ok(())
+    }
+
+    fn hold(&self, snapshots: &[Snapshot], point: &PointId) -> Answer<()> {
+        let half = |state: &mut State| {
+            if let [first, _, ..] = snapshots {
+                state.hold(first, point).ok();
+            }
+        };
+        self.change("hold snapshots", half, |state| {
+            snapshots.iter().try_for_each(|it| state.hold(it, point))
+        })
+    }
+
+    fn release(&self, snapshots: &[Snapshot], point: &PointId) -> Answer<()> {
+        let let_go = |state: &mut State, snapshots: &[Snapshot]| {
+            let meant = |it: &&mut FakeSnapshot| snapshots.contains(&it.snapshot);
+            for it in state.snapshots.iter_mut().filter(meant) {
+                it.held_for.remove(point);
+            }
+        };
+        let half = |state: &mut State| let_go(state, snapshots.split_at(snapshots.len() / 2).0);
+        self.change("release snapshots", half, |state| {
+            let_go(state, snapshots);
+            Ok(())
+        })
+    }
+
+    fn release_command(&self, snapshot: &Snapshot, point: &PointId) -> String {
+        format!("release {point} {} of {}", snapshot.name, snapshot.volume)
     }
 
     fn destroy_command(&self, snapshot: &Snapshot) -> String {
@@ -262,11 +292,22 @@ impl State {
         }
     }
 
+    fn hold(&mut self, snapshot: &Snapshot, point: &PointId) -> Answer<()> {
+        self.snapshot(snapshot)?;
+        for it in self.snapshots.iter_mut().filter(|it| it.snapshot == *snapshot) {
+            it.held_for.insert(point.clone());
+        }
+        Ok(())
+    }
+
     fn destroy(&mut self, snapshot: &Snapshot) -> Answer<()> {
-        match self.snapshot(snapshot) {
+        let found = match self.snapshot(snapshot) {
             Err(problem) if problem.kind == ProblemKind::NotFound => return Ok(()),
             found => found?,
         };
+        if !found.held_for.is_empty() {
+            return Err(Problem::refused(format!("the snapshot {} is held", snapshot.name)));
+        }
         self.snapshots.retain(|it| it.snapshot != *snapshot);
         Ok(())
     }
@@ -287,7 +328,8 @@ impl State {
             id: super::sample::snapshot_id(number),
         };
         let points = owners.iter().map(|it| it.point.clone()).collect();
-        self.snapshots.push(FakeSnapshot { snapshot: snapshot.clone(), points, files });
+        let held_for = BTreeSet::new();
+        self.snapshots.push(FakeSnapshot { snapshot: snapshot.clone(), points, held_for, files });
         snapshot
     }
 }

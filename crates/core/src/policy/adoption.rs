@@ -84,6 +84,7 @@ mod tests {
             order: u64::try_from(100_000 - hours).ok(),
             created: Some(created),
             needed: Vec::new(),
+            held_for: Some(Vec::new()),
         }
     }
 

@@ -96,6 +96,7 @@ fn world(captures: &[Capture]) -> (Vec<Manifest>, Vec<FoundPoint>, Vec<FoundSnap
                     order: None,
                     created: None,
                     needed: Vec::new(),
+                    held_for: None,
                 });
             }
         }

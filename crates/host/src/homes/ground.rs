@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::ioctl_ficlone;
-use vitrify_core::inventory::Owner;
+use vitrify_core::inventory::{FoundSnapshot, Owner};
 use vitrify_core::name::{GuestUuid, PointId, SnapshotId, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
@@ -100,7 +100,7 @@ impl Ground {
         match self {
             Self::Dataset(dataset) => {
                 if let Some(found) = zfs::snapshot_of_home(dataset, id)? {
-                    return Ok(Some(found.id));
+                    return Ok(Some(found.snapshot.id));
                 }
                 let owner = Owner { guest: guest.clone(), point: id.clone() };
                 let name = zfs::name_of_home_snapshot(id)?;
@@ -125,11 +125,40 @@ impl Ground {
         }
     }
 
-    /// Destroys a point's snapshot of the home, if there is one and it is of this home.
-    pub(super) fn destroy(&self, home: &Path, id: &PointId) -> Answer<()> {
+    /// Holds a point's snapshot of the home, if there is one and it can be held.
+    pub(super) fn hold(&self, id: &PointId) -> Answer<()> {
+        match self.holdable(id)? {
+            Some(found) => zfs::hold(&[found.snapshot], id),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes that back.
+    pub(super) fn release(&self, id: &PointId) -> Answer<()> {
+        match self.holdable(id)? {
+            Some(found) => release(&found, id),
+            None => Ok(()),
+        }
+    }
+
+    fn holdable(&self, id: &PointId) -> Answer<Option<FoundSnapshot>> {
         match self {
-            Self::Dataset(dataset) => match zfs::snapshot_of_home(dataset, id)? {
-                Some(found) => zfs::destroy(&[found]),
+            Self::Dataset(dataset) => zfs::snapshot_of_home(dataset, id),
+            Self::Subvolume { .. } | Self::Folder => Ok(None),
+        }
+    }
+
+    /// Destroys a point's snapshot of the home, if there is one and it is of this home. Where the
+    /// point is not held, what still holds it was left by a hold or a release that died.
+    pub(super) fn destroy(&self, home: &Path, id: &PointId, is_held: bool) -> Answer<()> {
+        match self {
+            Self::Dataset(_) => match self.holdable(id)? {
+                Some(found) => {
+                    if !is_held {
+                        release(&found, id)?;
+                    }
+                    zfs::destroy(&[found.snapshot])
+                }
                 None => Ok(()),
             },
             Self::Subvolume { snapshots } => {
@@ -145,6 +174,14 @@ impl Ground {
             }
             Self::Folder => Ok(()),
         }
+    }
+}
+
+/// Releases a snapshot of a home that is held for its point.
+fn release(found: &FoundSnapshot, id: &PointId) -> Answer<()> {
+    match found.held_for.as_ref().is_some_and(|points| points.contains(id)) {
+        true => zfs::release(std::slice::from_ref(&found.snapshot), id),
+        false => Ok(()),
     }
 }
 

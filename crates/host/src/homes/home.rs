@@ -317,16 +317,22 @@ impl Home {
             true => holds.insert(tag.to_owned()),
             false => holds.remove(tag),
         };
+        let ground = self.ground()?;
+        // It never says that it is held while its snapshot is not.
+        if held {
+            ground.hold(id)?;
+        }
         if changed {
-            let text = holds.into_iter().map(|it| it + "\n").collect();
+            let text = holds.iter().map(|it| format!("{it}\n")).collect();
             lay(&folder, &NamedFile { name: HOLDS.into(), content: FileContent::Text(text) })?;
             sync_folder(&folder)?;
         }
-        Ok(())
+        if holds.is_empty() { ground.release(id) } else { Ok(()) }
     }
 
     fn destroy_snapshot(&self, id: &PointId) -> Answer<()> {
-        match self.ground()?.destroy(&self.path, id) {
+        let is_held = !self.holds(id)?.is_empty();
+        match self.ground()?.destroy(&self.path, id, is_held) {
             Err(gone) if gone.kind == ProblemKind::NotFound => Ok(()),
             destroyed => destroyed,
         }

@@ -1,6 +1,6 @@
 //! Homes that are datasets of their own.
 
-use vitrify_core::inventory::Snapshot;
+use vitrify_core::inventory::FoundSnapshot;
 use vitrify_core::name::{GuestUuid, PointId, PointName, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
@@ -34,7 +34,7 @@ pub(crate) fn name_of_home_snapshot(point: &PointId) -> Answer<PointName> {
 ///
 /// # Errors
 /// `Refused` where one of that name is not the point's.
-pub(crate) fn snapshot_of_home(home: &Volume, point: &PointId) -> Answer<Option<Snapshot>> {
+pub(crate) fn snapshot_of_home(home: &Volume, point: &PointId) -> Answer<Option<FoundSnapshot>> {
     let name = name_of_home_snapshot(point)?;
     let found = list(std::slice::from_ref(home))?.into_iter().find(|it| it.snapshot.name == name);
     match found {
@@ -42,6 +42,6 @@ pub(crate) fn snapshot_of_home(home: &Volume, point: &PointId) -> Answer<Option<
             Err(Problem::refused(format!("the snapshot {home}@{name} is not the point's"))
                 .hint("who made it may destroy it"))
         }
-        found => Ok(found.map(|it| it.snapshot)),
+        found => Ok(found),
     }
 }

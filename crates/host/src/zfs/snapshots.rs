@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Need, Owner, Snapshot};
-use vitrify_core::name::{PointName, SnapshotId, Volume};
+use vitrify_core::name::{PointId, PointName, SnapshotId, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 
@@ -17,6 +17,8 @@ const POINT: &str = "vitrify:point";
 const GUEST: &str = "vitrify:guest";
 /// The longest value of a property, `ZAP_MAXVALUELEN` less its end.
 const LONGEST: usize = 8191;
+/// The tag under which a snapshot is held for a point begins so, and ends with the point's id.
+const HOLD: &str = "vitrify:hold:";
 /// How many snapshots of one dataset are destroyed by one command.
 const TOGETHER: usize = 200;
 
@@ -98,14 +100,20 @@ pub(crate) fn list(volumes: &[Volume]) -> Answer<Vec<FoundSnapshot>> {
                     .get("creation")
                     .and_then(|it| Timestamp::from_second(it.parse().ok()?).ok()),
                 needed: needed.collect(),
+                held_for: Some(Vec::new()),
             });
         }
     }
     // One process must do, however many are held: of the rest it is not asked who holds them.
     let untold = held.split_off(held.len().min(MANY));
     for (full, tag) in tags(held.iter().map(|(_, full)| full.as_str()))? {
-        let its = held.iter().filter(|it| it.1 == full);
-        its.for_each(|(place, _)| found[*place].needed.push(Need::Held(tag.clone())));
+        for (place, _) in held.iter().filter(|it| it.1 == full) {
+            let it = &mut found[*place];
+            match point_of(&tag).filter(|point| it.may_be_of(point)) {
+                Some(point) => it.held_for.get_or_insert_default().push(point),
+                None => it.needed.push(Need::Held(tag.clone())),
+            }
+        }
     }
     untold.iter().for_each(|(place, _)| found[*place].needed.push(Need::Held(String::new())));
     Ok(found)
@@ -123,6 +131,70 @@ fn tags<'a>(held: impl Iterator<Item = &'a str>) -> Answer<Vec<(String, String)>
         Some((fields.next()?.to_owned(), fields.next()?.to_owned()))
     });
     Ok(pairs.collect())
+}
+
+/// The point that a tag of ours names.
+fn point_of(tag: &str) -> Option<PointId> {
+    tag.strip_prefix(HOLD)?.parse().ok()
+}
+
+/// Holds snapshots for a point, those that are held for it already included.
+pub(crate) fn hold(snapshots: &[Snapshot], point: &PointId) -> Answer<()> {
+    let names = identified(snapshots)?.into_iter().collect::<Answer<Vec<_>>>()?;
+    change_holds("hold", &names, point, "tag already exists on this dataset")
+}
+
+/// Releases what is held for a point. What is not there, or is another by now, is not looked for.
+pub(crate) fn release(snapshots: &[Snapshot], point: &PointId) -> Answer<()> {
+    let found = identified(snapshots)?.into_iter();
+    let is_there = |it: &Answer<String>| {
+        !it.as_ref()
+            .is_err_and(|it| matches!(it.kind, ProblemKind::NotFound | ProblemKind::Refused))
+    };
+    let names = found.filter(is_there).collect::<Answer<Vec<_>>>()?;
+    change_holds("release", &names, point, "no such tag on this dataset")
+}
+
+/// The command by which an administrator releases a snapshot.
+pub(crate) fn release_command(snapshot: &Snapshot, point: &PointId) -> String {
+    format!("zfs release {HOLD}{point} {}@{}", snapshot.volume, snapshot.name)
+}
+
+/// The full names of snapshots, or why one is not the one that is meant.
+fn identified(snapshots: &[Snapshot]) -> Answer<Vec<Answer<String>>> {
+    for snapshot in snapshots {
+        check_pool(dataset(&snapshot.volume)?)?;
+    }
+    let full = |it: &Snapshot| full_name(&it.volume, &it.name);
+    let names: Vec<_> = snapshots.iter().map(full).collect::<Answer<_>>()?;
+    let known = properties::of(&names, "guid")?;
+    let check = |(snapshot, full): (&Snapshot, String)| {
+        check_identity(known.get(&full), &full, snapshot).map(|()| full)
+    };
+    Ok(snapshots.iter().zip(names).map(check).collect())
+}
+
+/// Each name is tried, whatever becomes of the others; a complaint that ends so says that there is
+/// nothing to be done.
+fn change_holds(verb: &str, names: &[String], point: &PointId, is_so: &str) -> Answer<()> {
+    for names in names.chunks(MANY) {
+        let command = zfs(verb).arg(format!("{HOLD}{point}")).args(names);
+        let ended = command.end()?;
+        let complaints = ended.complaints.lines().filter(|line| !line.trim().is_empty());
+        let is_fine = ended.success || only(complaints, is_so);
+        if !is_fine {
+            let datasets = names.iter().filter_map(|it| it.split_once('@')).map(|it| it.0);
+            let datasets: Vec<_> = datasets.collect();
+            return Err(with_permission(problem(&command, &ended), verb, &datasets));
+        }
+    }
+    Ok(())
+}
+
+/// Whether there are complaints, and all of them end so.
+fn only<'a>(complaints: impl Iterator<Item = &'a str>, end: &str) -> bool {
+    let mut complaints = complaints.peekable();
+    complaints.peek().is_some() && complaints.all(|line| line.ends_with(end))
 }
 
 /// Every snapshot of these datasets.
@@ -166,7 +238,7 @@ fn read(volumes: &[Volume], wanted_of_each: &str) -> Answer<Vec<(Volume, String,
     Ok(found)
 }
 
-fn points(properties: &Properties) -> Vec<vitrify_core::name::PointId> {
+fn points(properties: &Properties) -> Vec<PointId> {
     let listed = properties.own(POINT).unwrap_or_default().split(',');
     listed.filter_map(|id| id.parse().ok()).collect()
 }
@@ -279,4 +351,30 @@ fn held(full: &str) -> Problem {
     Problem::refused(format!("the snapshot {full} is held: {}", tags.join(", "))).hint(format!(
         "'zfs holds {full}' shows who wants to keep it; 'zfs release TAG {full}' lets it go"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_of_ours_name_a_point() {
+        let id = "00000000-0000-4000-9000-000000000001";
+        for (tag, point) in [
+            (format!("{HOLD}{id}"), Some(id)),
+            (format!("{HOLD}{id}x"), None),
+            (HOLD.to_owned(), None),
+            ("vitrify:user".to_owned(), None),
+            (format!("backup:{HOLD}{id}"), None),
+        ] {
+            assert_eq!(point_of(&tag).as_ref().map(PointId::as_str), point, "{tag}");
+        }
+        let snapshot = Snapshot {
+            volume: "tank/vm".parse().unwrap(),
+            name: "p1".parse().unwrap(),
+            id: "1".parse().unwrap(),
+        };
+        let command = release_command(&snapshot, &id.parse().unwrap());
+        assert_eq!(command, format!("zfs release vitrify:hold:{id} tank/vm@p1"));
+    }
 }

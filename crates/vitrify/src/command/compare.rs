@@ -197,6 +197,7 @@ impl Now<'_> {
         let policy = &rule.policy.policy;
         let whose = self.guests.iter().find(|it| it.name == *guest);
         let its: Vec<_> = whose.into_iter().flat_map(|it| published(&self.points, it)).collect();
+        let volumes: Vec<_> = volumes_of_points(its.iter().copied()).into_iter().collect();
         let facts =
             facts(its.iter().copied(), &HostStorage.snapshots(&volumes)?, rule.consistency);
         let now: ZonedDateTime = self.at.to_zoned_datetime(self.zone.clone());

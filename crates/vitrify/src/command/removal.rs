@@ -8,7 +8,7 @@ use vitrify_core::manifest::Manifest;
 use vitrify_core::name::{GuestName, GuestUuid, PointId, Volume};
 use vitrify_core::operation::{Outcome, Plan};
 use vitrify_core::policy::retention::facts;
-use vitrify_core::ports::{Answer, FoundPoint, Storage};
+use vitrify_core::ports::{Answer, FoundPoint};
 use vitrify_core::problem::{Problem, ProblemNote};
 use vitrify_core::removal::RemovalPlan;
 

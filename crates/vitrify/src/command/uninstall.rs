@@ -34,8 +34,14 @@ const FILES: [(&str, &str); 8] = [
     ("program", "bin/vitrify"),
 ];
 /// What of repair's findings was made by us.
-const OURS: [Kind; 5] =
-    [Kind::Capability, Kind::Snapshot, Kind::Unfinished, Kind::SpareFile, Kind::OverlayFile];
+const OURS: [Kind; 6] = [
+    Kind::Capability,
+    Kind::Hold,
+    Kind::Snapshot,
+    Kind::Unfinished,
+    Kind::SpareFile,
+    Kind::OverlayFile,
+];
 
 /// Something that is here.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,7 +83,10 @@ pub(crate) fn run(context: &Context) -> Answer<Status> {
         }
     }
     match context.points() {
-        Ok(points) => found.extend(of_guests(&points)),
+        Ok(points) => {
+            found.extend(points.iter().filter_map(held));
+            found.extend(of_guests(&points));
+        }
         Err(problem) => status = status.and(output::problem(&problem)),
     }
     found.extend(homes(context));
@@ -132,6 +141,17 @@ fn left_over(context: &Context) -> Answer<Vec<Found>> {
         output::problem(&problem);
     }
     Ok(found)
+}
+
+/// A point that is held, and has to be let go before it can be deleted.
+fn held(point: &FoundPoint) -> Option<Found> {
+    let manifest = point.manifest.as_ref().ok().filter(|_| !point.holds.is_empty())?;
+    let name = format!("{}@{}", manifest.guest, point.id);
+    Some(Found {
+        what: "hold",
+        place: format!("{name}, on ZFS with the tag vitrify:hold:{} of its snapshots", point.id),
+        remove: format!("vitrify release {}", quoted(&name)),
+    })
 }
 
 /// Each guest's points.

@@ -1,11 +1,12 @@
 //! Rules for taking, listing and destroying snapshots.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Check, Fixture, holds, image};
 use crate::conformance::{Verdict, differ, ensure, fails, is_error, name, ok, rules, same};
 use crate::inventory::{AnySnapshot, Owner, Snapshot};
-use crate::name::{PointName, Volume};
+use crate::name::{PointId, PointName, Volume};
 use crate::ports::{FileContent, NamedFile};
 use crate::problem::ProblemKind;
 
@@ -24,6 +25,9 @@ pub(super) const RULES: &[(&str, Check)] = rules![
     destroying_needs_the_name,
     one_that_cannot_be_destroyed_does_not_keep_the_others,
     a_name_that_is_used_again_has_another_identity,
+    what_is_held_stays_until_it_is_released,
+    each_point_holds_for_itself,
+    holding_needs_the_identity,
     annotations_are_in_the_snapshots,
 ];
 
@@ -229,6 +233,92 @@ fn one_that_cannot_be_destroyed_does_not_keep_the_others(fixture: &mut dyn Fixtu
     same("the first volume's snapshots", listed(fixture, &a)?, vec![kept])?;
     same("the other's", listed(fixture, &b)?, vec![there])?;
     ok("destroying nothing", fixture.storage().destroy(&[]))
+}
+
+/// The points that a snapshot is held for; `None` where the storage cannot hold it.
+fn held_for(
+    fixture: &dyn Fixture,
+    snapshot: &Snapshot,
+) -> Result<Option<BTreeSet<PointId>>, String> {
+    let volumes = std::slice::from_ref(&snapshot.volume);
+    let found = ok("snapshots", fixture.storage().snapshots(volumes))?;
+    let found = found.into_iter().find(|it| it.snapshot == *snapshot);
+    let found = found.ok_or_else(|| format!("{} is not there", snapshot.name))?;
+    Ok(found.held_for.map(|it| it.into_iter().collect()))
+}
+
+fn what_is_held_stays_until_it_is_released(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, b] = fixture.volumes();
+    let (one, two, free) =
+        (take(fixture, &a, "p1")?, take(fixture, &b, "p1")?, take(fixture, &a, "p2")?);
+    let (point, both) = (owner()?.point, [one.clone(), two.clone()]);
+    for _ in 0..2 {
+        ok("hold", fixture.storage().hold(&both, &point))?;
+    }
+    same("the free one", held_for(fixture, &free)?.unwrap_or_default(), BTreeSet::new())?;
+    for snapshot in &both {
+        let Some(points) = held_for(fixture, snapshot)? else { continue };
+        same("the points", points, BTreeSet::from([point.clone()]))?;
+        let destroyed = fixture.storage().destroy(std::slice::from_ref(snapshot));
+        fails("destroying what is held", destroyed, ProblemKind::Refused)?;
+    }
+    ok("destroy the free one", fixture.storage().destroy(std::slice::from_ref(&free)))?;
+    for _ in 0..2 {
+        ok("release", fixture.storage().release(&[one.clone(), free.clone()], &point))?;
+    }
+    ok("destroy what was released", fixture.storage().destroy(std::slice::from_ref(&one)))?;
+    same("the first volume's snapshots", listed(fixture, &a)?, Vec::new())?;
+    same("the other's", listed(fixture, &b)?, vec![two.clone()])?;
+    ok("release", fixture.storage().release(&both, &point))?;
+    ok("destroy", fixture.storage().destroy(&both))?;
+    same("the other's", listed(fixture, &b)?, Vec::new())?;
+    ok("holding nothing", fixture.storage().hold(&[], &point))?;
+    ok("releasing nothing", fixture.storage().release(&[], &point))
+}
+
+fn each_point_holds_for_itself(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let first = owner()?;
+    let second = Owner {
+        guest: name("00000000-0000-4000-8000-000000000002")?,
+        point: name("00000000-0000-4000-9000-000000000002")?,
+    };
+    let owners = [first.clone(), second.clone()];
+    let taken = fixture.storage().snapshot(std::slice::from_ref(&a), &name("p1")?, &owners);
+    let taken = ok("snapshot", taken)?;
+    for owner in &owners {
+        ok("hold", fixture.storage().hold(&taken, &owner.point))?;
+    }
+    ok("release", fixture.storage().release(&taken, &first.point))?;
+    if let Some(points) = held_for(fixture, &taken[0])? {
+        same("the points", points, BTreeSet::from([second.point.clone()]))?;
+        fails("destroying", fixture.storage().destroy(&taken), ProblemKind::Refused)?;
+    }
+    ok("release", fixture.storage().release(&taken, &second.point))?;
+    ok("destroy", fixture.storage().destroy(&taken))?;
+    same("the snapshots", listed(fixture, &a)?, Vec::new())
+}
+
+fn holding_needs_the_identity(fixture: &mut dyn Fixture) -> Verdict {
+    let [a, _] = fixture.volumes();
+    let (one, two) = (take(fixture, &a, "p1")?, take(fixture, &a, "p2")?);
+    let point = owner()?.point;
+    let mixed = Snapshot { id: two.id.clone(), ..one.clone() };
+    let absent = Snapshot { name: name("p3")?, ..one.clone() };
+    let can_hold = held_for(fixture, &one)?.is_some();
+    for (other, kind) in [(&mixed, ProblemKind::Refused), (&absent, ProblemKind::NotFound)] {
+        let held = fixture.storage().hold(std::slice::from_ref(other), &point);
+        if can_hold {
+            fails("holding another one", held, kind)?;
+        }
+    }
+    ok("hold", fixture.storage().hold(std::slice::from_ref(&one), &point))?;
+    ok("releasing others", fixture.storage().release(&[mixed, absent], &point))?;
+    if let Some(points) = held_for(fixture, &one)? {
+        same("the points", points, BTreeSet::from([point.clone()]))?;
+    }
+    ok("release", fixture.storage().release(std::slice::from_ref(&one), &point))?;
+    ok("destroy", fixture.storage().destroy(&[one, two]))
 }
 
 fn a_name_that_is_used_again_has_another_identity(fixture: &mut dyn Fixture) -> Verdict {
