@@ -169,8 +169,8 @@ pub struct Location {
 /// Whom a snapshot is taken for; written on it where the storage can.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
-    /// The guest.
-    pub guest: GuestUuid,
+    /// The guest; `None` for a snapshot of a volume by itself.
+    pub guest: Option<GuestUuid>,
     /// The point, or the operation, that needs the snapshot.
     pub point: PointId,
 }
@@ -235,6 +235,15 @@ pub struct AnySnapshot {
     pub name: String,
     /// Its identity.
     pub id: SnapshotId,
+}
+
+/// A volume that there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundVolume {
+    /// The volume.
+    pub volume: Volume,
+    /// Which object it is, whatever path leads to it.
+    pub object: ObjectId,
 }
 
 /// A volume's snapshot.

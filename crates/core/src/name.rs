@@ -121,6 +121,13 @@ text_name!(
     SnapshotId, "snapshot id", |text| if text.is_empty() { Err("it is empty") } else { Ok(()) }
 );
 
+impl Volume {
+    /// Whether it is known by its path: a Btrfs subvolume.
+    pub fn is_path(&self) -> bool {
+        self.0.starts_with('/')
+    }
+}
+
 fn is_uuid(text: &str) -> Result<(), &'static str> {
     match uuid::Uuid::try_parse(text) {
         Ok(parsed) if parsed.hyphenated().to_string() == text => Ok(()),

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::Consistency;
 use crate::inventory::{
-    Activity, AnySnapshot, FoundSnapshot, Guest, Location, ObjectId, Owner, Session, Snapshot,
+    Activity, AnySnapshot, FoundSnapshot, FoundVolume, Guest, Location, ObjectId, Owner, Session,
+    Snapshot,
 };
 use crate::manifest::{Manifest, MemoryImage};
 use crate::name::{Bytes, GuestName, GuestUuid, PointId, PointName, SnapshotId, Volume};
@@ -217,6 +218,12 @@ pub trait Storage {
     /// for one that does not exist; `Lacking`, naming the file system, if nothing under it can be
     /// snapshotted, or if the volume that should hold it is not mounted.
     fn locate(&self, images: &[PathBuf]) -> Vec<Answer<Location>>;
+
+    /// This volume, and with `below` those under it, itself first. Those under a subvolume are seen as
+    /// far as its path leads there and they can be written to: snapshots are left out, and what a
+    /// self-test or a restore made. `NotFound` or `Lacking` where the volume is not there, or where
+    /// there is no place for its snapshots.
+    fn volumes(&self, top: &Volume, below: bool) -> Answer<Vec<FoundVolume>>;
 
     /// Where a path leads when every link in it is followed; the last part need not exist.
     fn resolve(&self, path: &Path) -> Answer<PathBuf>;

@@ -15,8 +15,8 @@ use vitrify_core::name::Volume;
 use vitrify_core::ports::{Answer, NamedFile};
 use vitrify_core::problem::Problem;
 
-pub(crate) use self::place::locate;
 use self::place::{SnapshotFolder, volume_path};
+pub(crate) use self::place::{locate, volumes};
 pub(crate) use self::snapshots::{destroy, destroy_command, list, list_all, take};
 use crate::files;
 

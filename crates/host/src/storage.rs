@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
 use rustix::io::Errno;
-use vitrify_core::inventory::{AnySnapshot, FoundSnapshot, Location, ObjectId, Owner, Snapshot};
+use vitrify_core::inventory::{
+    AnySnapshot, FoundSnapshot, FoundVolume, Location, ObjectId, Owner, Snapshot,
+};
 use vitrify_core::name::{PointId, PointName, Volume};
 use vitrify_core::ports::{Answer, NamedFile, Storage};
 use vitrify_core::problem::Problem;
@@ -29,6 +31,13 @@ pub struct HostStorage;
 impl Storage for HostStorage {
     fn locate(&self, images: &[PathBuf]) -> Vec<Answer<Location>> {
         images::locate(images)
+    }
+
+    fn volumes(&self, top: &Volume, below: bool) -> Answer<Vec<FoundVolume>> {
+        match is_btrfs(top) {
+            true => btrfs::volumes(top, below),
+            false => zfs::volumes(top, below),
+        }
     }
 
     fn resolve(&self, path: &Path) -> Answer<PathBuf> {
@@ -217,7 +226,7 @@ impl HostStorage {
 }
 
 fn is_btrfs(volume: &Volume) -> bool {
-    volume.as_str().starts_with('/')
+    volume.is_path()
 }
 
 /// Those of these snapshots that can be held: a subvolume cannot.

@@ -2,7 +2,7 @@
 //! are snapshotted at one instant.
 //!
 //! Starts the program `zfs`, and `zvol_id` where udev makes no links. On a snapshot it writes whom
-//! that was taken for: `vitrify:guest` and `vitrify:point`.
+//! that was taken for: `vitrify:guest` and `vitrify:point`, the latter alone for a volume by itself.
 
 mod datasets;
 mod files;
@@ -21,7 +21,7 @@ use vitrify_core::name::Volume;
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::{Problem, ProblemKind};
 
-pub(crate) use self::datasets::Datasets;
+pub(crate) use self::datasets::{Datasets, volumes};
 pub(crate) use self::files::{annotate, open_in_snapshot};
 pub(crate) use self::homes::{create_home, name_of_home_snapshot, snapshot_of_home};
 pub(crate) use self::scratch::{

@@ -61,6 +61,8 @@ pub const PLACES: &[(&str, Check)] = rules![
     an_image_elsewhere_is_lacking,
     a_path_without_links_leads_to_itself,
     an_object_keeps_its_identity,
+    a_volume_is_found_by_its_name,
+    a_volume_that_is_not_there_is_not_found,
 ];
 
 /// The rules for snapshots.
@@ -169,4 +171,29 @@ fn an_object_keeps_its_identity(fixture: &mut dyn Fixture) -> Verdict {
     ensure(before.is_some(), "a file is an object")?;
     same("the object after a write", look(fixture, &path)?, before.clone())?;
     differ("two files", look(fixture, &other)?, before)
+}
+
+fn a_volume_is_found_by_its_name(fixture: &mut dyn Fixture) -> Verdict {
+    let mut objects = Vec::new();
+    for volume in fixture.volumes() {
+        for below in [false, true] {
+            let found = ok("volumes", fixture.storage().volumes(&volume, below))?;
+            let names: Vec<_> = found.iter().map(|it| it.volume.clone()).collect();
+            same("the volumes", names, vec![volume.clone()])?;
+            objects.extend(found.into_iter().map(|it| it.object));
+        }
+    }
+    same("the object at a second look", &objects[0], &objects[1])?;
+    differ("two volumes", &objects[0], &objects[2])
+}
+
+fn a_volume_that_is_not_there_is_not_found(fixture: &mut dyn Fixture) -> Verdict {
+    let [volume, _] = fixture.volumes();
+    let absent: Volume =
+        format!("{volume}-absent").parse().map_err(|error| format!("a name: {error}"))?;
+    for below in [false, true] {
+        let found = fixture.storage().volumes(&absent, below);
+        fails("looking at what is not there", found, ProblemKind::NotFound)?;
+    }
+    Ok(())
 }

@@ -5,7 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{Fake, FakeSnapshot, State};
-use crate::inventory::{AnySnapshot, FoundSnapshot, Location, ObjectId, Owner, Snapshot};
+use crate::inventory::{
+    AnySnapshot, FoundSnapshot, FoundVolume, Location, ObjectId, Owner, Snapshot,
+};
 use crate::name::{PointId, PointName, Volume};
 use crate::ports::{Answer, NamedFile, Storage};
 use crate::problem::{Problem, ProblemKind};
@@ -14,6 +16,24 @@ impl Storage for Fake {
     fn locate(&self, images: &[PathBuf]) -> Vec<Answer<Location>> {
         let locate = |image: &PathBuf| self.look(|state| state.location_of(image));
         images.iter().map(locate).collect()
+    }
+
+    fn volumes(&self, top: &Volume, below: bool) -> Answer<Vec<FoundVolume>> {
+        let is_below = |it: &&Volume| {
+            let rest = it.as_str().strip_prefix(top.as_str());
+            below && rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.look(|state| {
+            if !state.volumes.contains_key(top) {
+                return Err(Problem::not_found(format!("there is no volume {top}")));
+            }
+            let all = std::iter::once(top).chain(state.volumes.keys().filter(is_below));
+            let found = |it: &Volume| FoundVolume {
+                volume: it.clone(),
+                object: ObjectId(format!("volume-{it}")),
+            };
+            Ok(all.map(found).collect())
+        })
     }
 
     fn resolve(&self, path: &Path) -> Answer<PathBuf> {

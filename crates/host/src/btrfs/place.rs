@@ -1,10 +1,11 @@
 //! Where things lie: the volume under an image, and the folder of a volume's snapshots.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use vitrify_core::inventory::{Location, ObjectId, Snapshot};
+use vitrify_core::inventory::{FoundVolume, Location, ObjectId, Snapshot};
 use vitrify_core::name::{PointName, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
@@ -42,11 +43,7 @@ pub(crate) fn locate(image: &Path, real: &Path) -> Answer<Location> {
 
 /// A subvolume's snapshots lie beside it, so it needs a place beside it on its own file system.
 fn check_place(root: &Path, image: &str) -> Answer<()> {
-    let room = match root.parent() {
-        Some(parent) => same_file_system(root, parent)?,
-        None => false,
-    };
-    if room {
+    if has_room(root)? {
         return Ok(());
     }
     let root = root.display();
@@ -58,6 +55,67 @@ fn check_place(root: &Path, image: &str) -> Answer<()> {
         "make a subvolume below it for the guest's disks ('btrfs subvolume create {root}/GUEST'), \
          move them there and change the guest's definition"
     )))
+}
+
+fn has_room(root: &Path) -> Answer<bool> {
+    root.parent().map_or(Ok(false), |parent| same_file_system(root, parent))
+}
+
+/// A subvolume and, with `below`, those under it that its path leads to. Left out are snapshots, ours
+/// and others', and what a self-test made.
+pub(crate) fn volumes(top: &Volume, below: bool) -> Answer<Vec<FoundVolume>> {
+    let path = volume_path(top)?;
+    let real = fs::canonicalize(path).map_err(at("cannot find", path))?;
+    if real != path {
+        let message = format!("{top} leads to {}", real.display());
+        return Err(Problem::lacking(message).hint("name the subvolume by that path"));
+    }
+    let Some(found) = subvolume::find(path)? else {
+        return Err(Problem::lacking(format!("{top} is no Btrfs subvolume"))
+            .hint("is its drive mounted? 'btrfs subvolume list' shows those of a file system"));
+    };
+    if !has_room(path)? {
+        let message = format!(
+            "beside the mounted subvolume {top} is no room for snapshots on the same file system"
+        );
+        return Err(Problem::lacking(message)
+            .hint(format!("make a subvolume below it ('btrfs subvolume create {top}/data')")));
+    }
+    let mut all = vec![FoundVolume { volume: top.clone(), object: object_of(&found.uuid) }];
+    if !below {
+        return Ok(all);
+    }
+    let frozen = subvolume::list_read_only(path)?.into_iter().map(|it| it.uuid);
+    let frozen: HashSet<_> = frozen.collect();
+    for it in subvolume::list(path)? {
+        // What lies below is listed as seen from here, everything else from the file system's top; and
+        // something else may be mounted on the way. So the identity tells.
+        let below = path.join(&it.path);
+        if frozen.contains(&it.uuid) || is_ours(Path::new(&it.path)) {
+            continue;
+        }
+        let is_it = subvolume::find(&below)?.is_some_and(|found| found.uuid == it.uuid);
+        let volume = below.to_str().and_then(|it| it.parse().ok());
+        if let (true, Some(volume)) = (is_it, volume) {
+            all.push(FoundVolume { volume, object: object_of(&it.uuid) });
+        }
+    }
+    Ok(all)
+}
+
+fn object_of(uuid: &str) -> ObjectId {
+    ObjectId(format!("btrfs:{uuid}"))
+}
+
+/// Whether a subvolume is one of our snapshots, a home's or a self-test's.
+fn is_ours(path: &Path) -> bool {
+    path.components().any(|it| match it {
+        Component::Normal(name) => {
+            let name = name.to_string_lossy();
+            name == SNAPSHOTS || name.starts_with(".vitrify-self-test-")
+        }
+        _ => false,
+    })
 }
 
 /// The path of a volume, which is its name.

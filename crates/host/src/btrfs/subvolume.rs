@@ -98,6 +98,11 @@ pub(crate) fn list(path: &Path) -> Answer<Vec<Listed>> {
     listed(&[], path)
 }
 
+/// Those of them that cannot be written.
+pub(crate) fn list_read_only(path: &Path) -> Answer<Vec<Listed>> {
+    listed(&["-r"], path)
+}
+
 fn listed(which: &[&str], path: &Path) -> Answer<Vec<Listed>> {
     let list = Command::new("btrfs").args(["subvolume", "list", "-q", "-u"]).args(which);
     Ok(list.arg(path).run()?.text().lines().filter_map(parse_listed).collect())

@@ -102,7 +102,7 @@ impl Ground {
                 if let Some(found) = zfs::snapshot_of_home(dataset, id)? {
                     return Ok(Some(found.snapshot.id));
                 }
-                let owner = Owner { guest: guest.clone(), point: id.clone() };
+                let owner = Owner { guest: Some(guest.clone()), point: id.clone() };
                 let name = zfs::name_of_home_snapshot(id)?;
                 let taken = zfs::take(std::slice::from_ref(dataset), &name, &[owner])?;
                 Ok(taken.into_iter().next().map(|it| it.id))

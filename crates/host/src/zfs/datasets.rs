@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use vitrify_core::inventory::{Location, ObjectId};
-use vitrify_core::name::Bytes;
+use vitrify_core::inventory::{FoundVolume, Location, ObjectId};
+use vitrify_core::name::{Bytes, PointId, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
 
-use super::{check_pool, pool_of, pool_state, problem, zfs};
+use super::scratch::SELF_TEST;
+use super::{check_pool, dataset, pool_of, pool_state, problem, zfs};
 use crate::mounts::Mount;
 
 const COLUMNS: &str = "name,type,guid,mountpoint,canmount,keystatus,used,available,usedbydataset,quota,refreservation";
@@ -182,6 +183,35 @@ impl Dataset {
     }
 }
 
+/// A dataset and, with `below`, those under it, by one process. Left out is what a self-test made, the
+/// clones of a restore, and what is just being received.
+pub(crate) fn volumes(top: &Volume, below: bool) -> Answer<Vec<FoundVolume>> {
+    let name = dataset(top)?;
+    check_pool(name)?;
+    let columns = format!("name,guid,{SELF_TEST}");
+    let command = zfs("list").args(["-H", "-p", "-t", "filesystem,volume", "-o", &columns]);
+    let command = if below { command.arg("-r") } else { command }.arg(name);
+    let ended = command.end()?;
+    if !ended.success {
+        return Err(problem(&command, &ended));
+    }
+    Ok(ended.output.text().lines().filter_map(parse_volume).collect())
+}
+
+fn parse_volume(line: &str) -> Option<FoundVolume> {
+    let mut fields = line.split('\t');
+    let volume = fields.next()?.parse().ok()?;
+    let name = dataset(&volume).ok()?;
+    let guid = fields.next()?;
+    let is_clone = name
+        .rsplit_once(".vitrify-")
+        .is_some_and(|(_, rest)| rest.get(..36).is_some_and(|id| id.parse::<PointId>().is_ok()));
+    if is_clone || fields.next()? != "-" {
+        return None;
+    }
+    Some(FoundVolume { object: ObjectId(format!("zfs:{guid}")), volume })
+}
+
 /// A zvol's identity.
 pub(super) fn object_of(guid: &str) -> ObjectId {
     ObjectId(format!("zvol:{guid}"))
@@ -226,6 +256,23 @@ tank/legacy\tfilesystem\t6\tlegacy\ton\t-\t1\t150\t1\t0\t0
     fn mount(point: &str, source: &str) -> Mount {
         let line = format!("43 27 0:39 / {point} rw - zfs {source} rw");
         Mount::parse(line.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn volumes_without_guests() {
+        let id = "00000000-0000-4000-8000-000000000001";
+        for (line, object) in [
+            ("tank/a\t5\t-", Some("zfs:5")),
+            ("tank/a b\t5\t-", Some("zfs:5")),
+            ("tank/a.vitrify-notes\t5\t-", Some("zfs:5")),
+            (&format!("tank/vol.vitrify-{id}-77\t5\t-"), None),
+            (&format!("tank/vitrify-self-test-{id}\t5\t{id}"), None),
+            ("tank/a/%recv\t5\t-", None),
+            ("tank/a", None),
+        ] {
+            let found = parse_volume(line).map(|it| it.object.0);
+            assert_eq!(found.as_deref(), object, "{line}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use super::{change, check_pool, properties, with_permission, zfs, zvol};
 
 /// Whose self-test a dataset is of.
-const SELF_TEST: &str = "vitrify:self-test";
+pub(super) const SELF_TEST: &str = "vitrify:self-test";
 /// How long something may still use a dataset that nobody uses any more: udev, a mount that goes.
 const BUSY_LIMIT: Duration = Duration::from_secs(20);
 

@@ -37,12 +37,13 @@ pub(crate) fn take(
     let names: Vec<_> = volumes.iter().map(|it| full_name(it, name)).collect::<Answer<_>>()?;
     let datasets: Vec<_> = volumes.iter().map(Volume::as_str).collect();
     datasets.first().map_or(Ok(()), |first| check_pool(first))?;
-    let guests = list_of(owners.iter().map(|it| it.guest.as_str()))?;
+    let guests = list_of(owners.iter().filter_map(|it| Some(it.guest.as_ref()?.as_str())))?;
     let points = list_of(owners.iter().map(|it| it.point.as_str()))?;
     let mut command = zfs("snapshot");
-    if !owners.is_empty() {
-        command = command.args(["-o", &format!("{GUEST}={guests}")]);
-        command = command.args(["-o", &format!("{POINT}={points}")]);
+    for (property, value) in [(GUEST, guests), (POINT, points)] {
+        if !value.is_empty() {
+            command = command.args(["-o", &format!("{property}={value}")]);
+        }
     }
     change(&command.args(&names)).map_err(|problem| not_taken(problem, &datasets))?;
     let known = properties::of(&names, "guid")?;

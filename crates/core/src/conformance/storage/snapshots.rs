@@ -43,7 +43,7 @@ pub(super) fn take(fixture: &dyn Fixture, volume: &Volume, text: &str) -> Result
 /// A guest and a point that snapshots are taken for.
 fn owner() -> Result<Owner, String> {
     Ok(Owner {
-        guest: name("00000000-0000-4000-8000-000000000001")?,
+        guest: Some(name("00000000-0000-4000-8000-000000000001")?),
         point: name("00000000-0000-4000-9000-000000000001")?,
     })
 }
@@ -168,10 +168,7 @@ fn several_volumes_are_listed_at_once(fixture: &mut dyn Fixture) -> Verdict {
 fn owners_are_read_again_where_they_are_written(fixture: &mut dyn Fixture) -> Verdict {
     let [a, _] = fixture.volumes();
     let first = owner()?;
-    let second = Owner {
-        guest: name("00000000-0000-4000-8000-000000000002")?,
-        point: name("00000000-0000-4000-9000-000000000002")?,
-    };
+    let second = Owner { guest: None, point: name("00000000-0000-4000-9000-000000000002")? };
     let owners = [first.clone(), second.clone()];
     let volumes = std::slice::from_ref(&a);
     ok("snapshot", fixture.storage().snapshot(volumes, &name("p1")?, &owners))?;

@@ -53,7 +53,8 @@ impl Capture<'_> {
         for it in self.members().filter(|it| !it.takes_overlays()) {
             it.stage_machine_files()?;
         }
-        let owner = |it: &Member| Owner { guest: it.guest_uuid.clone(), point: it.point.clone() };
+        let owner =
+            |it: &Member| Owner { guest: Some(it.guest_uuid.clone()), point: it.point.clone() };
         let owners: Vec<_> = plan.members.iter().map(owner).collect();
         let time = world.clock.now();
         let snapshots = world.storage.snapshot(&plan.volumes, &plan.name, &owners)?;

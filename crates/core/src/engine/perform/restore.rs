@@ -140,7 +140,7 @@ impl Restore<'_> {
         self.check_device(file, snapshot)?;
         let (storage, plan) = (self.world.storage, self.plan);
         if self.kept(&snapshot.volume)?.is_none() {
-            let owner = Owner { guest: plan.guest_uuid.clone(), point: plan.id.clone() };
+            let owner = Owner { guest: Some(plan.guest_uuid.clone()), point: plan.id.clone() };
             let volumes = std::slice::from_ref(&snapshot.volume);
             storage.snapshot(volumes, &self.kept_name()?, &[owner])?;
         }
