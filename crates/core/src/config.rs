@@ -6,6 +6,7 @@ mod layer;
 mod named_policy;
 mod rule;
 mod values;
+mod volume_rule;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub use self::named_policy::NamedPolicy;
 pub use self::rule::{GuestRule, Otherwise, Pattern, TwoRules};
+pub use self::volume_rule::VolumeRule;
 
 pub(crate) use self::explain::nearest;
 
@@ -61,6 +63,8 @@ pub struct Config {
     pub policies: Vec<NamedPolicy>,
     /// The rules that say which guests they hold for, in the order of the files.
     pub rules: Vec<GuestRule>,
+    /// The rules for volumes without guests, in the order of the files.
+    pub volumes: Vec<VolumeRule>,
 }
 
 impl Default for Config {
@@ -80,6 +84,7 @@ impl Default for Config {
             notify: None,
             policies: Vec::new(),
             rules: Vec::new(),
+            volumes: Vec::new(),
         }
     }
 }
@@ -170,9 +175,10 @@ impl Config {
             return Err(errors);
         }
         let mut config = Self::default();
-        let mut rules = Vec::new();
+        let (mut rules, mut volumes) = (Vec::new(), Vec::new());
         for (source, mut layer) in layers {
             rules.extend(layer.guest.drain(..).map(|rule| (source, rule)));
+            volumes.extend(layer.volume.drain(..).map(|rule| (source, rule)));
             config.apply(source, layer, &mut errors);
         }
         for (source, rule) in rules {
@@ -181,13 +187,20 @@ impl Config {
                 Err(error) => errors.push(error),
             }
         }
+        for (source, rule) in volumes {
+            match VolumeRule::new(source, rule, &config.policies) {
+                Ok(rule) => config.volumes.push(rule),
+                Err(error) => errors.push(error),
+            }
+        }
         errors.extend(config.contradictions());
+        errors.extend(config.volumes_named_twice());
         errors.sort();
         if errors.is_empty() { Ok(config) } else { Err(errors) }
     }
 
     fn apply(&mut self, source: Source<'_>, layer: Layer, errors: &mut Vec<ConfigError>) {
-        let Layer { timezone, memory, overlay, capture, hooks, notify, policy, guest: _ } = layer;
+        let Layer { timezone, memory, overlay, capture, hooks, notify, policy, .. } = layer;
         let set = |place: &mut Option<PathBuf>, path: Option<AbsolutePath>| {
             if let Some(AbsolutePath(path)) = path {
                 *place = Some(path);

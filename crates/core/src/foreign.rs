@@ -12,6 +12,7 @@ use crate::manifest::Manifest;
 use crate::name::{GuestName, GuestUuid, PointId, SnapshotId};
 use crate::operation::Plan;
 use crate::ports::{FoundPoint, Unfinished};
+use crate::volumes::ledger::Ledger;
 
 /// What kind of thing was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -87,6 +88,8 @@ pub struct Facts<'a> {
     pub points: &'a [FoundPoint],
     /// What was begun in the homes.
     pub unfinished: &'a [Unfinished],
+    /// What was taken of volumes without guests.
+    pub ledger: &'a Ledger,
     /// The snapshots that were noted as torn and are there.
     pub torn: &'a [(GuestUuid, AnySnapshot)],
 }
@@ -246,6 +249,7 @@ fn orphan(facts: &Facts<'_>, it: &SnapshotFacts) -> Option<Finding> {
     };
     if points.is_some_and(<[PointId]>::is_empty)
         || bound(facts.points).contains(&snapshot.id)
+        || facts.ledger.knows(&it.found)
         || facts.points.iter().any(|point| is_unreadable(&point))
         || facts.plans.iter().any(is_in_flight)
     {
@@ -388,11 +392,14 @@ fn ids(plan: &Plan) -> Vec<&PointId> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::fake::{Fake, sample_capture, sample_manifest};
     use crate::inventory::Snapshot;
     use crate::ports::Hypervisor as _;
     use crate::problem::Problem;
+    use crate::volumes::ledger::Begun;
 
     fn idle() -> GuestFacts {
         let fake = Fake::with_guest(1);
@@ -401,8 +408,10 @@ mod tests {
     }
 
     fn facts(guests: &[GuestFacts]) -> Facts<'_> {
+        static NOTHING: LazyLock<Ledger> = LazyLock::new(Ledger::default);
         Facts {
             guests,
+            ledger: &NOTHING,
             plans: &[],
             overlay_folder: Path::new("/overlays"),
             files: &[],
@@ -550,6 +559,16 @@ mod tests {
         let snapshots = found("snapshot-2", Some(&[&own]));
         let found = lines(&Facts { snapshots: &snapshots, ..facts(&[]) });
         assert!(found.len() == 1 && found[0].ends_with("mounted?"), "{found:?}");
+        // One of a volume without guests.
+        let (mut ledger, snapshot) = (Ledger::default(), &snapshots[0].found.snapshot);
+        ledger.begin(Begun {
+            id: theirs.clone(),
+            names: vec![snapshot.name.clone()],
+            time: manifest.time,
+            volumes: vec![snapshot.volume.clone()],
+        });
+        ledger.finish(&theirs, vec![snapshot.clone()]);
+        assert_eq!(lines(&Facts { snapshots: &snapshots, ledger: &ledger, ..facts(&[]) }), [""; 0]);
     }
 
     /// Columns: whether the point is there, whether it is held, what its snapshot is held for, how the

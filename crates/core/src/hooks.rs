@@ -84,11 +84,11 @@ fn variables(
 /// A script of our own configuration, at its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
-    /// Before guests are captured together.
+    /// Before guests are captured together, or volumes without guests snapshotted.
     PreSnapshot,
     /// When that is over, however it ended.
     PostSnapshot,
-    /// Before a guest's points, or their memory images, are removed.
+    /// Before a guest's points, or their memory images, or a volume's snapshots are removed.
     PrePrune,
     /// When that is over, however it ended.
     PostPrune,
@@ -151,6 +151,19 @@ impl Work {
             ("VITRIFY_CONSISTENCY", list(|it| it.0.to_string())),
             ("VITRIFY_ENGINE", list(|it| it.1.to_string())),
             ("VITRIFY_ERROR", error.cloned().unwrap_or_default()),
+        ]);
+        variables
+    }
+
+    /// The same of volumes without guests.
+    pub fn after_snapshot(&self, pre: Ended, error: Option<String>) -> Vec<(&'static str, String)> {
+        let script = Script::PostSnapshot { pre, taken: error.is_none() };
+        let mut variables = self.variables(Hook::PostSnapshot, script);
+        variables.extend([
+            ("VITRIFY_RESULT", if error.is_none() { "taken" } else { "failed" }.to_owned()),
+            ("VITRIFY_CONSISTENCY", String::new()),
+            ("VITRIFY_ENGINE", String::new()),
+            ("VITRIFY_ERROR", error.unwrap_or_default()),
         ]);
         variables
     }

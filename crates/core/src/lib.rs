@@ -26,6 +26,7 @@ pub mod save_image;
 pub mod self_test;
 pub mod stream;
 pub mod userfault;
+pub mod volumes;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;

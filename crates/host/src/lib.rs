@@ -12,6 +12,7 @@ pub mod guard;
 pub mod homes;
 mod huge_pages;
 pub mod journal;
+pub mod ledger;
 pub mod libvirt;
 pub mod locks;
 mod memory;

@@ -313,15 +313,17 @@ pub(crate) struct RestoreArgs {
     pub(crate) no_safety_point: bool,
 }
 
-/// How the guests stand against their policies.
+/// How the guests, and volumes without guests, stand against their policies.
 ///
 /// A guest is WARNING where the newest point of a period is older than one and a half periods, or where
 /// the newest point promises less than its rule demands; CRITICAL where it is older than three periods,
-/// or where there is none. Guests that no rule covers are shown as unprotected.
+/// or where there is none. Guests that no rule covers are shown as unprotected. A volume of a [[volume]]
+/// is judged by its newest snapshots alike; WARNING also where sanoid's timer takes care of it, CRITICAL
+/// where it is not there.
 ///
-/// With --json: {version, guests, unprotected}, each guest an object of guest, status (ok, warning,
-/// critical), reasons, newest (point, time, consistency) and next: when the next point is due. 'run'
-/// leaves the same in /run/vitrify/status.json, for who is not root.
+/// With --json: {version, guests, volumes, unprotected}, each guest an object of guest, status (ok, warning,
+/// critical), reasons, newest (point, time, consistency) and next: when the next point is due; each volume
+/// one of volume, status, reasons, newest (snapshot, time) and next. 'run' leaves the same in /run/vitrify/status.json, for who is not root.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct StatusArgs {
     /// One line with performance data, and Nagios' exit statuses: 0, 1 for a warning, 2, 3 for unknown.
@@ -350,6 +352,9 @@ pub(crate) struct MetricsArgs {
 /// any longer, memory images included. What was missed while the host was off is not made up for.
 /// Only one tick runs at a time (exit status 75).
 ///
+/// Of the volumes that a [[volume]] of the configuration names, snapshots are taken and pruned by the same
+/// rules; without libvirt too, if the configuration has no [[guest]] (exit status 4 all the same).
+///
 /// Pruned are Vitrify's own points only, by their recorded identity. Never the newest point, the newest
 /// that reached the demanded consistency, what is held, or what was cloned. Nothing of a guest whose
 /// point could not be taken, nothing at all for one tick after the clock was set by more than an hour,
@@ -377,8 +382,9 @@ pub(crate) struct RunArgs {
 
 /// Remove what no policy keeps any longer, as 'run' does.
 ///
-/// More than half of a guest's points go only after its name was typed on a terminal, or with --yes.
-/// The hooks of the configuration run around each guest's removals, as with 'run'.
+/// Volumes that the configuration names are pruned as well, unless guests are named here. More than half
+/// of a guest's points, or of a volume's snapshots, go only after its name was typed on a terminal, or with
+/// --yes. The hooks of the configuration run around each guest's and volume's removals, as with 'run'.
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PruneArgs {
     /// Only these guests' points [default: of every guest that a rule covers].

@@ -26,3 +26,4 @@ pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod verify;
+pub(crate) mod volumes;

@@ -19,6 +19,7 @@ use vitrify_core::userfault;
 use vitrify_host::clock::SystemClock;
 use vitrify_host::homes::{Reserve, StallLimits, Store, StoreConfig};
 use vitrify_host::journal::FileJournal;
+use vitrify_host::ledger::LedgerFile;
 use vitrify_host::libvirt::Libvirt;
 use vitrify_host::locks::Locks;
 use vitrify_host::self_test::SelfTest;
@@ -190,6 +191,11 @@ impl Context {
     /// Remembers when the last tick was.
     pub(crate) fn tick_file(&self) -> TickFile {
         TickFile::new(self.state.join("last-tick.json"))
+    }
+
+    /// What was taken of volumes without guests.
+    pub(crate) fn ledger_file(&self) -> LedgerFile {
+        LedgerFile::new(self.state.join("volumes.json"))
     }
 
     /// Where the journal and the locks are kept.

@@ -17,7 +17,11 @@ pub(super) fn explain(source: Source<'_>, error: &toml::de::Error) -> ConfigErro
 /// What is wrong with the brackets around a table's name.
 fn explain_brackets(found: &str, message: &str) -> Option<String> {
     if message.ends_with(", expected a sequence") {
-        return Some("a rule for guests begins with double brackets: [[guest]]".to_owned());
+        let rule = match found.starts_with("[volume") {
+            true => "a rule for a volume begins with double brackets: [[volume]]",
+            false => "a rule for guests begins with double brackets: [[guest]]",
+        };
+        return Some(rule.to_owned());
     }
     if message.ends_with(", expected a map") {
         return Some("a policy is a table with a name of its own: [policy.NAME]".to_owned());

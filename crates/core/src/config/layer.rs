@@ -8,7 +8,7 @@ use toml::Spanned;
 use super::rule::Otherwise;
 use super::values::{
     AbsolutePath, Count, DayOfWeek, DayOfYear, Demand, Limit, Patterns, Percent, ShellLine,
-    ShortLimit, TimeOfDay, Whole, ZoneName,
+    ShortLimit, TimeOfDay, VolumeName, Whole, ZoneName,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -22,6 +22,7 @@ pub(super) struct Layer {
     pub(super) notify: NotifyLayer,
     pub(super) policy: BTreeMap<Spanned<String>, PolicyLayer>,
     pub(super) guest: Vec<Spanned<RuleLayer>>,
+    pub(super) volume: Vec<Spanned<VolumeLayer>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,4 +107,13 @@ pub(super) struct RuleLayer {
     pub(super) otherwise: Option<Spanned<Otherwise>>,
     pub(super) pause_limit: Option<ShortLimit>,
     pub(super) adopt: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[serde(expecting = "a rule for a volume, [[volume]]")]
+pub(super) struct VolumeLayer {
+    pub(super) r#match: Option<Spanned<VolumeName>>,
+    pub(super) recursive: bool,
+    pub(super) policy: Option<Spanned<String>>,
 }

@@ -168,14 +168,7 @@ impl GuestRule {
         if layer.r#match.0.is_empty() {
             return Err(place.error("the rule matches no guest; write match = \"GUEST\""));
         }
-        let Some(wanted) = layer.policy else {
-            return Err(place.error("the rule has no policy; write policy = \"NAME\""));
-        };
-        let Some(policy) = policies.iter().find(|it| it.name == *wanted.get_ref()) else {
-            return Err(source
-                .place(wanted.span().start)
-                .error(no_policy(wanted.get_ref(), policies)));
-        };
+        let policy = named_policy(source, &place, layer.policy.as_ref(), policies)?;
         if let (None, Some(otherwise)) = (&layer.consistency, &layer.otherwise) {
             return Err(source.place(otherwise.span().start).error(
                 "'otherwise' needs a consistency that may not be reached; write \
@@ -184,7 +177,7 @@ impl GuestRule {
         }
         Ok(Self {
             patterns: layer.r#match.0,
-            policy: policy.clone(),
+            policy,
             consistency: layer.consistency.map(|it| it.0),
             otherwise: layer.otherwise.map(Spanned::into_inner).unwrap_or_default(),
             pause_limit: layer.pause_limit.map(|it| it.0),
@@ -192,6 +185,21 @@ impl GuestRule {
             place,
         })
     }
+}
+
+/// The policy that a rule at this place wants.
+pub(super) fn named_policy(
+    source: Source<'_>,
+    place: &Place,
+    wanted: Option<&Spanned<String>>,
+    policies: &[NamedPolicy],
+) -> Result<NamedPolicy, ConfigError> {
+    let wanted =
+        wanted.ok_or_else(|| place.error("the rule has no policy; write policy = \"NAME\""))?;
+    let found = policies.iter().find(|it| it.name == *wanted.get_ref());
+    found.cloned().ok_or_else(|| {
+        source.place(wanted.span().start).error(no_policy(wanted.get_ref(), policies))
+    })
 }
 
 fn no_policy(name: &str, policies: &[NamedPolicy]) -> String {

@@ -103,6 +103,39 @@ fn rules_are_read() {
     assert_eq!(patterns, ["db-*", "db"]);
 }
 
+/// Columns: what stands behind `match`, whether it can be a volume's name.
+#[test]
+fn names_of_volumes() {
+    for (name, is_one) in [
+        ("tank", true),
+        ("rpool/data", true),
+        ("rpool/my data:1.2_3-4", true),
+        ("/srv/data", true),
+        ("/srv/päth with spaces", true),
+        ("", false),
+        ("/", false),
+        ("/srv/", false),
+        ("/srv//data", false),
+        ("/srv/../data", false),
+        ("rpool/", false),
+        ("rpool//data", false),
+        ("rpool/data@now", false),
+        ("rpool/data,rpool/b", false),
+        ("rpool/*", false),
+        ("-r", false),
+        ("data\\n", false),
+    ] {
+        let text = format!("[policy.a]\n[[volume]]\nmatch = \"{name}\"\npolicy = 'a'");
+        match Config::parse([("v.toml", text.as_str())]) {
+            Ok(config) => assert!(is_one && config.volumes[0].volume.as_str() == name, "{name}"),
+            Err(errors) => {
+                assert!(!is_one, "{errors:?}");
+                assert_eq!(errors[0].line, 3);
+            }
+        }
+    }
+}
+
 /// Columns: the text, the line of its one error, the message.
 #[test]
 fn errors_say_where_and_what_instead() {
@@ -147,7 +180,30 @@ fn errors_say_where_and_what_instead() {
             "[pool]",
             1,
             "unknown key 'pool'; what can stand here is timezone, memory, overlay, capture, \
-             hooks, notify, policy, guest",
+             hooks, notify, policy, guest, volume",
+        ),
+        ("[volume]", 1, "a rule for a volume begins with double brackets: [[volume]]"),
+        ("[[volume]]\nmatch = 'tank'", 1, "the rule has no policy; write policy = \"NAME\""),
+        (
+            "[policy.a]\n[[volume]]\npolicy = 'a'",
+            2,
+            "the rule names no volume; write match = \"rpool/data\"",
+        ),
+        (
+            "[[volume]]\nmatch = 'tank'\npolicy = 'a'",
+            3,
+            "there is no policy 'a'; define it with [policy.a]",
+        ),
+        (
+            "[[volume]]\nmatch = 'tank'\nrecursive = 'zfs'",
+            3,
+            "invalid type: string \"zfs\", expected a boolean",
+        ),
+        (
+            "[policy.a]\n[[volume]]\nmatch = '/srv/d'\npolicy = 'a'\n[[volume]]\nmatch = '/srv/d'\n\
+             policy = 'a'",
+            5,
+            "volume '/srv/d' has two rules, this one and that at v.toml:2; remove one of the two",
         ),
         ("[memory]\ntimezone = 'UTC'", 2, "'timezone' stands above the first table"),
         ("timezone = '../x'", 1, "'../x' is not a time zone such as \"Europe/Vienna\""),
@@ -330,7 +386,7 @@ fn errors_of_several_files() {
         said(&[("one.toml", "x = 1"), policy, ("z.toml", rules), ("two.toml", "[policy.b")]),
         [
             "one.toml:1: unknown key 'x'; what can stand here is timezone, memory, overlay, \
-             capture, hooks, notify, policy, guest",
+             capture, hooks, notify, policy, guest, volume",
             "two.toml:1: unclosed table, expected `]`",
         ]
     );
@@ -358,6 +414,7 @@ fn the_schema_has_every_key() {
         ("[policy.a]", "/$defs/policy"),
         ("[policy.a.memory]", "/$defs/policy/properties/memory"),
         ("[[guest]]", "/$defs/guest"),
+        ("[[volume]]", "/$defs/volume"),
     ] {
         let table = schema.pointer(place).unwrap();
         let mut keys: Vec<_> = table["properties"].as_object().unwrap().keys().cloned().collect();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer};
 use super::explain::instead;
 use super::rule::{Otherwise, Pattern};
 use crate::capture::Consistency;
-use crate::name::BadName;
+use crate::name::{BadName, Volume};
 use crate::policy::weekday_name;
 
 /// Parses a value from its text, the error being the sentence that the administrator reads.
@@ -70,6 +70,9 @@ pub(super) struct DayOfWeek(pub(super) Weekday);
 pub(super) struct DayOfYear(pub(super) u8, pub(super) u8);
 #[derive(Debug)]
 pub(super) struct Demand(pub(super) Consistency);
+/// A dataset's name, or a subvolume's path.
+#[derive(Debug)]
+pub(super) struct VolumeName(pub(super) Volume);
 deserialize_from_text!(
     AbsolutePath,
     Percent,
@@ -83,6 +86,7 @@ deserialize_from_text!(
     Demand,
     Otherwise,
     Pattern,
+    VolumeName,
 );
 
 impl FromText for AbsolutePath {
@@ -214,6 +218,30 @@ impl FromText for Pattern {
         text.parse()
             .map(Self)
             .map_err(|bad: BadName| format!("'{text}' matches no guest: {}", bad.why))
+    }
+}
+
+/// As the storage itself spells it, so that one volume has one name.
+impl FromText for VolumeName {
+    const WANTED: &'static str = "a dataset's name or a subvolume's path in quotes";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let fine = |c: char| c.is_ascii_alphanumeric() || "_-:. ".contains(c);
+        let part = |it: &str| !matches!(it, "" | "." | "..") && !it.chars().any(char::is_control);
+        let is_fine = match text.strip_prefix('/') {
+            Some(path) => path.split('/').all(part),
+            None => {
+                text.starts_with(|c: char| c.is_ascii_alphabetic())
+                    && text.split('/').all(|it| part(it) && it.chars().all(fine))
+            }
+        };
+        match text.parse() {
+            Ok(volume) if is_fine => Ok(Self(volume)),
+            _ => Err(format!(
+                "'{text}' is neither a ZFS dataset such as \"rpool/data\" nor the path of a Btrfs \
+                 subvolume such as \"/srv/data\""
+            )),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::name::{GuestUuid, PointId};
 use crate::operation::Plan;
 use crate::ports::{Answer, World};
 use crate::problem::{Problem, ProblemKind};
+use crate::volumes::ledger::Ledger;
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -32,7 +33,8 @@ impl Look {
 }
 
 /// Looks at every guest but those that are `spared`, or at `only` one, and at what lies around them.
-/// What `plans` answer for, or what the journal holds by then, is left out. Changes nothing.
+/// What `plans` answer for, what the journal holds by then, or the `ledger` of volumes without guests, is
+/// left out. Changes nothing.
 ///
 /// # Errors
 /// Only where the guests or the journal cannot be read at all.
@@ -42,6 +44,7 @@ pub fn look_around(
     only: Option<&GuestUuid>,
     spared: &[GuestUuid],
     mut plans: Vec<Plan>,
+    ledger: &dyn Fn() -> Answer<Ledger>,
 ) -> Answer<Look> {
     let mut look = Look::default();
     plans.extend(world.journal.entries()?.into_iter().map(|it| it.plan));
@@ -74,10 +77,16 @@ pub fn look_around(
     // A drive that is not mounted is no empty store.
     let points = world.homes.store().and_then(|_| world.homes.points());
     // Without the points every snapshot would seem to be nobody's.
-    let snapshots = match points.is_ok() {
+    let mut snapshots = match points.is_ok() {
         true => look.keep(snapshots(world, &seen)),
         false => Vec::new(),
     };
+    // After them, so that it knows what was just taken; without it, as without the points.
+    let ledger = ledger();
+    if ledger.is_err() {
+        snapshots.clear();
+    }
+    let ledger = look.keep(ledger);
     let points = look.keep(points);
     plans.extend(world.journal.entries()?.into_iter().map(|it| it.plan));
     look.findings = findings(&Facts {
@@ -88,6 +97,7 @@ pub fn look_around(
         snapshots: &snapshots,
         points: &points,
         unfinished: &unfinished,
+        ledger: &ledger,
         torn: &torn,
     });
     Ok(look)

@@ -8,10 +8,10 @@ use std::fmt::{Display, Write as _};
 use jiff::Timestamp;
 
 use super::Period;
-use super::retention::{facts, taken};
+use super::retention::{PointFacts, facts, taken};
 use super::status::Level;
 use crate::capture::Consistency;
-use crate::name::{Bytes, GuestName};
+use crate::name::{Bytes, GuestName, Volume};
 use crate::ports::{FoundPoint, StoreFacts};
 
 /// What is told of a host.
@@ -21,10 +21,42 @@ pub struct Metrics {
     pub guests: Vec<GuestMetrics>,
     /// How many guests no rule covers.
     pub unprotected: usize,
+    /// The volumes without guests that a rule covers.
+    pub volumes: Vec<VolumeMetrics>,
     /// When the last tick was, if there was one.
     pub last_tick: Option<Timestamp>,
     /// The memory store, where it is there.
     pub store: Option<StoreFacts>,
+}
+
+/// What is told of a volume without guests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMetrics {
+    /// The volume.
+    pub volume: Volume,
+    /// How it stands.
+    pub level: Level,
+    /// How many snapshots of ours it has.
+    pub snapshots: usize,
+    /// When the newest snapshot of each period was taken.
+    pub newest: BTreeMap<Period, Timestamp>,
+}
+
+impl VolumeMetrics {
+    /// Of a volume with these snapshots.
+    pub fn of(volume: &Volume, level: Level, snapshots: &[PointFacts]) -> Self {
+        let newest = newest(snapshots);
+        Self { volume: volume.clone(), level, snapshots: snapshots.len(), newest }
+    }
+}
+
+/// When the newest of each period was taken.
+fn newest(points: &[PointFacts]) -> BTreeMap<Period, Timestamp> {
+    let mut newest = BTreeMap::new();
+    for (period, time) in taken(points) {
+        newest.entry(period).and_modify(|it: &mut Timestamp| *it = time.max(*it)).or_insert(time);
+    }
+    newest
 }
 
 /// What is told of a guest.
@@ -60,13 +92,7 @@ impl GuestMetrics {
     ) -> Self {
         let points: Vec<_> = points.filter(|it| it.manifest.is_ok()).collect();
         let facts = facts(points.iter().copied(), &[], demanded);
-        let mut newest = BTreeMap::new();
-        for (period, time) in taken(&facts) {
-            newest
-                .entry(period)
-                .and_modify(|it: &mut Timestamp| *it = time.max(*it))
-                .or_insert(time);
-        }
+        let newest = newest(&facts);
         let scheduled = facts.iter().filter(|it| it.periods().next().is_some());
         let last = scheduled.max_by_key(|it| it.time).map(|it| &it.id);
         let manifests = points.iter().filter_map(|it| Some((*it, it.manifest.as_ref().ok()?)));
@@ -155,7 +181,33 @@ impl Metrics {
             "When the newest point that passed a drill was taken.",
             self.of_guests(|it| Some(it.drilled?.as_second())),
         );
+        text.gauge(
+            "vitrify_volume_level",
+            "How a volume without guests stands against its policy: 0 ok, 1 warning, 2 critical.",
+            self.of_volumes(|it| (it.level as u8).to_string()),
+        );
+        let help = "Snapshots of ours that a volume without guests has.";
+        text.gauge(
+            "vitrify_volume_snapshots",
+            help,
+            self.of_volumes(|it| it.snapshots.to_string()),
+        );
+        let newest = self.volumes.iter().flat_map(|it| {
+            it.newest.iter().map(|(period, time)| {
+                let labels = [("volume", it.volume.to_string()), ("period", period.to_string())];
+                (labels.to_vec(), time.as_second().to_string())
+            })
+        });
+        text.gauge(
+            "vitrify_volume_newest_snapshot_timestamp_seconds",
+            "When the newest snapshot of a period was taken.",
+            newest,
+        );
         text.0
+    }
+
+    fn of_volumes(&self, value: fn(&VolumeMetrics) -> String) -> impl Iterator<Item = Sample> {
+        self.volumes.iter().map(move |it| (vec![("volume", it.volume.to_string())], value(it)))
     }
 
     fn of_guests<T: Display>(
@@ -294,6 +346,12 @@ mod tests {
         let metrics = Metrics {
             guests: vec![web, db],
             unprotected: 2,
+            volumes: vec![VolumeMetrics {
+                volume: "tank/data".parse().unwrap(),
+                level: Level::Ok,
+                snapshots: 4,
+                newest: [(Period::Hourly, time)].into(),
+            }],
             last_tick: Some(time),
             store: Some(StoreFacts {
                 path: "/mem".into(),
@@ -308,7 +366,13 @@ mod tests {
 
     #[test]
     fn what_is_not_known_has_no_line() {
-        let metrics = Metrics { guests: Vec::new(), unprotected: 0, last_tick: None, store: None };
+        let metrics = Metrics {
+            guests: Vec::new(),
+            unprotected: 0,
+            volumes: Vec::new(),
+            last_tick: None,
+            store: None,
+        };
         let text = metrics.to_prometheus();
         let samples: Vec<_> = text.lines().filter(|it| !it.starts_with('#')).collect();
         assert_eq!(samples, ["vitrify_guests 0", "vitrify_guests_unprotected 0"]);

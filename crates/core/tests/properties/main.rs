@@ -10,3 +10,4 @@ mod removals;
 mod sanoid;
 mod streams;
 mod texts;
+mod volumes;

@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use jiff::civil::Time;
 use serde_json::{Value, json};
-use vitrify_core::config::{CommandLine, Config, ConfigError, GuestRule, Otherwise, SCHEMA};
+use vitrify_core::config::{
+    CommandLine, Config, ConfigError, GuestRule, NamedPolicy, Otherwise, SCHEMA, VolumeRule,
+};
 use vitrify_core::engine::volumes_of;
 use vitrify_core::hooks::Hook;
 use vitrify_core::inventory::Guest;
 use vitrify_core::name::GuestName;
 use vitrify_core::policy::{Period, Policy, PreferredTimes, weekday_name};
-use vitrify_core::ports::{Answer, Hypervisor};
+use vitrify_core::ports::{Answer, Hypervisor, Storage as _};
 use vitrify_core::problem::{Problem, ProblemKind};
 use vitrify_core::sanoid;
 use vitrify_host::libvirt::Libvirt;
@@ -94,6 +96,16 @@ fn doubt(command: &CommandLine) -> Option<ConfigError> {
     Some(command.place.error(format!("the command '{program}' will fail: {why}")))
 }
 
+/// Why nothing will be taken of a rule's volume.
+fn absence(rule: &VolumeRule) -> Option<ConfigError> {
+    let problem = HostStorage.volumes(&rule.volume, false).err()?;
+    Some(rule.place.error(format!(
+        "nothing can be taken of '{}': {}",
+        rule.volume,
+        problem.chain()
+    )))
+}
+
 /// What the rules are to the guests that there are.
 struct Guests<'a> {
     errors: Vec<ConfigError>,
@@ -129,7 +141,9 @@ fn report(
     let guests = read.as_ref().and_then(|it| it.1.as_ref());
     let errors = guests.map_or(broken, |it| &it.errors);
     let commands = read.iter().flat_map(|it| it.0.hooks.values().chain(&it.0.notify));
-    let doubts: Vec<_> = commands.filter_map(doubt).collect();
+    let volumes = read.iter().flat_map(|it| &it.0.volumes);
+    let doubts = commands.filter_map(doubt).chain(volumes.filter_map(absence));
+    let doubts: Vec<_> = doubts.collect();
     let warnings: Vec<_> = doubts.iter().chain(guests.iter().flat_map(|it| &it.warnings)).collect();
     errors.iter().for_each(|it| note(&it.to_string()));
     if !global.quiet {
@@ -137,7 +151,8 @@ fn report(
             |it: &ConfigError| format!("{}:{}: warning: {}", it.file, it.line, it.message);
         warnings.iter().for_each(|it| note(&warning(it)));
     }
-    let counts = read.as_ref().map(|it| (it.0.policies.len(), it.0.rules.len()));
+    let rules = |it: &Config| it.rules.len() + it.volumes.len();
+    let counts = read.as_ref().map(|it| (it.0.policies.len(), rules(it.0)));
     if global.json {
         output::json(&json!({
             "version": 1,
@@ -188,6 +203,7 @@ fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
             "version": 1,
             "time_zone": time_zone,
             "guests": guests,
+            "volumes": config.volumes.iter().map(volume_json).collect::<Vec<_>>(),
             "hooks": BTreeMap::from(hooks),
             "notify": line(config.notify.as_ref()),
             "timeout_s": config.script_limit.as_secs(),
@@ -197,6 +213,10 @@ fn show(global: &Global, args: &ConfigShowArgs) -> Answer<Status> {
     } else if !found.is_empty() {
         let rows = found.iter().map(|it| row(it.0, it.1)).collect();
         output::table(&["GUEST", "POLICY", "KEEPS", "CONSISTENCY", "RULE"], rows, false);
+    }
+    if !global.json && args.guest.is_none() && !config.volumes.is_empty() {
+        let rows = config.volumes.iter().map(volume_row).collect();
+        output::table(&["VOLUME", "POLICY", "KEEPS", "RULE"], rows, false);
     }
     if !global.json {
         output::result(&scripts(&config));
@@ -253,15 +273,30 @@ fn row(guest: &GuestName, rule: Option<&GuestRule>) -> Vec<String> {
         return [guest.as_str(), "-", "-", "-", "none: unprotected"].map(str::to_owned).to_vec();
     };
     let policy = &rule.policy.policy;
-    let keeps: Vec<_> =
-        policy.keep.keys().map(|it| format!("{it} {}", kept(policy, *it))).collect();
     vec![
         guest.to_string(),
         format!("{} ({})", rule.policy.name, rule.policy.place),
-        if keeps.is_empty() { "nothing".to_owned() } else { keeps.join(", ") },
+        keeps(policy, |it| kept(policy, it)),
         demand(rule),
         rule.place.to_string(),
     ]
+}
+
+fn volume_row(rule: &VolumeRule) -> Vec<String> {
+    let policy = &rule.policy.policy;
+    let below = if rule.recursive { " and below" } else { "" };
+    vec![
+        format!("{}{below}", rule.volume),
+        format!("{} ({})", rule.policy.name, rule.policy.place),
+        keeps(policy, |it| policy.keep.get(&it).copied().unwrap_or_default().to_string()),
+        rule.place.to_string(),
+    ]
+}
+
+/// Each period of a policy with what is kept of it.
+fn keeps(policy: &Policy, kept: impl Fn(Period) -> String) -> String {
+    let keeps: Vec<_> = policy.keep.keys().map(|it| format!("{it} {}", kept(*it))).collect();
+    if keeps.is_empty() { "nothing".to_owned() } else { keeps.join(", ") }
 }
 
 /// How many points of a period are kept, and how many of them with memory.
@@ -315,22 +350,35 @@ fn guest_json(config: &Config, guest: &GuestName, rule: Option<&GuestRule>) -> V
     let Some(rule) = rule else {
         return json!({ "guest": guest, "policy": null, "rule": null });
     };
-    let (policy, place) = (&rule.policy.policy, &rule.policy.place);
     json!({
         "guest": guest,
-        "policy": {
-            "name": rule.policy.name,
-            "file": place.file,
-            "line": place.line,
-            "keep": policy.keep,
-            "keep_memory": policy.keep_memory,
-            "times": times_json(&policy.times),
-        },
+        "policy": policy_json(&rule.policy),
         "rule": { "file": rule.place.file, "line": rule.place.line },
         "consistency": rule.consistency,
         "otherwise": rule.consistency.map(|_| rule.otherwise.as_str()),
         "adopt": rule.adopt,
         "pause_limit_ms": u64::try_from(pause_limit_ms(config, rule)).unwrap_or(u64::MAX),
+    })
+}
+
+fn volume_json(rule: &VolumeRule) -> Value {
+    json!({
+        "volume": rule.volume,
+        "recursive": rule.recursive,
+        "policy": policy_json(&rule.policy),
+        "rule": { "file": rule.place.file, "line": rule.place.line },
+    })
+}
+
+fn policy_json(named: &NamedPolicy) -> Value {
+    let (policy, place) = (&named.policy, &named.place);
+    json!({
+        "name": named.name,
+        "file": place.file,
+        "line": place.line,
+        "keep": policy.keep,
+        "keep_memory": policy.keep_memory,
+        "times": times_json(&policy.times),
     })
 }
 

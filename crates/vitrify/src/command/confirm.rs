@@ -10,11 +10,11 @@ use crate::context::Context;
 use crate::progress::note;
 
 /// The same of so many points that nobody's policy means it: without an answer that is refused.
-pub(crate) fn confirm_drastic(context: &Context, guest: &GuestName, loss: &str) -> Answer<()> {
-    match confirm(context, guest, loss) {
+pub(crate) fn confirm_drastic(context: &Context, what: &str, name: &str, loss: &str) -> Answer<()> {
+    match ask(context, what, name, loss) {
         Err(problem) if problem.kind == ProblemKind::NotFound => {
             Err(Problem::refused(format!("{loss}, more than half: nothing was pruned"))
-                .hint(format!("look at 'vitrify prune --dry-run {guest}'; with --yes it goes")))
+                .hint("look at 'vitrify prune --dry-run'; with --yes it goes"))
         }
         answered => answered,
     }
@@ -22,20 +22,24 @@ pub(crate) fn confirm_drastic(context: &Context, guest: &GuestName, loss: &str) 
 
 /// Goes on only if the user typed the guest's name, or said `--yes`.
 pub(crate) fn confirm(context: &Context, guest: &GuestName, loss: &str) -> Answer<()> {
+    ask(context, "guest", guest.as_str(), loss)
+}
+
+fn ask(context: &Context, what: &str, name: &str, loss: &str) -> Answer<()> {
     if context.yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() {
         return Err(Problem::new(ProblemKind::NotFound, format!("{loss}: this needs --yes")));
     }
-    note(&format!("{loss}. Type the guest's name to go on:"));
+    note(&format!("{loss}. Type the {what}'s name to go on:"));
     let mut line = String::new();
     std::io::stdin()
         .lock()
         .read_line(&mut line)
         .map_err(|error| Problem::io("cannot read the answer", error))?;
-    match line.trim() == guest.as_str() {
+    match line.trim() == name {
         true => Ok(()),
-        false => Err(Problem::refused("that is not the guest's name; nothing was done")),
+        false => Err(Problem::refused(format!("that is not the {what}'s name; nothing was done"))),
     }
 }

@@ -1,9 +1,10 @@
-//! Runs the hooks of the configuration around captures and removals. No guest stands still meanwhile.
+//! Runs the hooks of the configuration around captures, snapshots of volumes and removals. No guest stands
+//! still meanwhile.
 
 use vitrify_core::capture::{Naming, names};
 use vitrify_core::config::CommandLine;
 use vitrify_core::hooks::{Captured, Ended, Hook, Work};
-use vitrify_core::inventory::Guest;
+use vitrify_core::inventory::{Guest, Snapshot};
 use vitrify_core::name::{GuestName, PointName, Volume};
 use vitrify_core::ports::Answer;
 use vitrify_core::problem::Problem;
@@ -50,7 +51,22 @@ pub(crate) fn capture(
     (results, failures)
 }
 
-/// Removes points of a guest between the hooks for that; nothing (`None`) where the first one fails.
+/// Takes snapshots of volumes without guests between the hooks for that. Adds what went wrong with the
+/// hooks.
+pub(crate) fn snapshot(
+    context: &Context,
+    work: &Work,
+    problems: &mut Vec<Problem>,
+    take: impl FnOnce() -> Answer<Vec<Snapshot>>,
+) -> Answer<Vec<Snapshot>> {
+    let pre = run(context, Hook::PreSnapshot, work, &work.before_capture(), problems);
+    let taken = take();
+    let error = taken.as_ref().err().map(Problem::chain);
+    run(context, Hook::PostSnapshot, work, &work.after_snapshot(pre, error), problems);
+    taken
+}
+
+/// Removes points of a guest, or snapshots of a volume, between the hooks for that; nothing (`None`) where the first one fails.
 /// Adds what went wrong with the hooks.
 pub(crate) fn removal(
     context: &Context,
@@ -82,12 +98,14 @@ fn run(
     let Some(command) = context.config.hooks.get(&hook) else { return Ended::Succeeded };
     let (ended, fate) = perform(context, command, &format!("hook {hook}"), variables);
     if let Some(fate) = fate {
-        let guests: Vec<_> = work.guests.iter().map(GuestName::as_str).collect();
+        let guests = work.guests.iter().map(GuestName::as_str);
+        let volumes = work.volumes.iter().filter(|_| work.guests.is_empty()).map(Volume::as_str);
+        let whose: Vec<_> = guests.chain(volumes).collect();
         let skipped = match hook {
             Hook::PrePrune => "; nothing is pruned",
             _ => "",
         };
-        let message = format!("{}: hook {hook}: {fate}{skipped}", guests.join(", "));
+        let message = format!("{}: hook {hook}: {fate}{skipped}", whose.join(", "));
         failures.push(Problem::failed(message).hint(format!("it stands at {}", command.place)));
     }
     ended

@@ -8,6 +8,7 @@ use vitrify_host::public_file;
 use crate::args::MetricsArgs;
 use crate::command::run::look;
 use crate::command::status::judge;
+use crate::command::volumes;
 use crate::context::Context;
 use crate::exit::Status;
 use crate::output;
@@ -18,9 +19,12 @@ pub(crate) fn run(context: &Context, args: &MetricsArgs) -> Answer<Status> {
             .hint("'vitrify status --json' is for scripts"));
     }
     let host = context.host()?;
-    let judged = judge(context, &host, &look(context, &host)?, &context.points()?)?;
+    let guests = look(context, &host)?;
+    let volumes = volumes::look(context, host.world().storage, Some(&guests))?;
+    let judged = judge(context, &host, &guests, &volumes, &context.points()?)?;
     let text = Metrics {
         guests: judged.metrics(),
+        volumes: judged.volume_metrics(),
         unprotected: judged.unprotected(),
         last_tick: context.tick_file().read()?.map(|it| it.time),
         store: host.world().homes.store().ok(),

@@ -21,6 +21,7 @@ use crate::command::confirm::confirm_drastic;
 use crate::command::hooks;
 use crate::command::removal::{self, Removed, Wanted, remove, volumes_of_points};
 use crate::command::run::{Guests, look};
+use crate::command::volumes::Keeper;
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
 use crate::output;
@@ -33,10 +34,20 @@ pub(crate) fn run(context: &Context, args: &PruneArgs) -> Answer<Status> {
     let is_meant = |guest: &Guest| args.guests.is_empty() || args.guests.contains(&guest.name);
     let mut pruning = Pruning::new(context, &host, args.dry_run)?;
     pruning.prune(&guests, is_meant);
+    let mut status = guests.status.and(pruning.status);
+    // They have no guest that could be named.
+    if args.guests.is_empty() && !context.config.volumes.is_empty() {
+        let world = host.world();
+        let mut keeper =
+            Keeper::new(context, world.storage, world.clock, args.dry_run, Some(&guests))?;
+        keeper.prune();
+        status = status.and(keeper.status);
+        pruning.pruned.append(&mut keeper.pruned);
+    }
     if context.json {
         output::json(&json!({ "version": 1, "pruned": pruning.pruned }));
     }
-    Ok(guests.status.and(pruning.status))
+    Ok(status)
 }
 
 /// Removes what has served, or says what would go.
@@ -322,7 +333,7 @@ impl<'a> Pruning<'a> {
                 note(&format!("warning: {loss}, more than half: that needs --yes"));
                 Ok(())
             }
-            false => confirm_drastic(self.context, &guest.name, loss),
+            false => confirm_drastic(self.context, "guest", guest.name.as_str(), loss),
         }
     }
 
@@ -407,7 +418,7 @@ fn explain(context: &Context, guest: &Guest, decided: &Retention) {
     }
 }
 
-fn explain_one(context: &Context, of: &str, what: &str, verdict: &Result<Kept, Served>) {
+pub(crate) fn explain_one(context: &Context, of: &str, what: &str, verdict: &Result<Kept, Served>) {
     if context.is_verbose() {
         note(&match verdict {
             Ok(kept) => format!("{of}: keeps {what}: {kept}"),

@@ -24,7 +24,9 @@ pub(crate) fn run(context: &Context, args: &RepairArgs) -> Answer<Status> {
     let (mut report, told, only) = put_right(context, &host, args)?;
     let spared = context.self_test(&host).guests().unwrap_or_default();
     let folder = &context.overlay_folder;
-    let look = look_around(&host.world(), folder, only.as_ref(), &spared, told)?;
+    let look = look_around(&host.world(), folder, only.as_ref(), &spared, told, &|| {
+        context.ledger_file().read()
+    })?;
     look.problems.into_iter().for_each(|problem| report.add(None, Err(problem)));
     if context.json {
         let left_alone = json!(look.findings);

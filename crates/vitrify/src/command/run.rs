@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use vitrify_core::capture::Consistency;
 use vitrify_core::config::{GuestRule, Otherwise};
@@ -15,8 +15,10 @@ use vitrify_core::point::Purpose;
 use vitrify_core::policy::Period;
 use vitrify_core::policy::due::{Due, due};
 use vitrify_core::policy::retention::{facts, taken};
-use vitrify_core::ports::{Answer, FoundPoint};
+use vitrify_core::ports::{Answer, Clock, FoundPoint, Storage};
 use vitrify_core::problem::ProblemKind;
+use vitrify_host::clock::SystemClock;
+use vitrify_host::storage::HostStorage;
 use vitrify_host::tick;
 
 use crate::args::{RepairArgs, RunArgs};
@@ -26,6 +28,7 @@ use crate::command::prune::{Pruning, published};
 use crate::command::repair;
 use crate::command::snapshot::point_json;
 use crate::command::status::publish;
+use crate::command::volumes::Keeper;
 use crate::configuration::time_zone;
 use crate::context::{Context, Host};
 use crate::exit::{DONE, FAILED, Status};
@@ -61,7 +64,14 @@ fn carry_out(
     zone: TimeZone,
     found: &mut Findings,
 ) -> Answer<Status> {
-    let host = context.host()?;
+    let host = match context.host() {
+        // Where no guest has a rule, no volume can be such a guest's.
+        Err(problem) if context.config.rules.is_empty() && !context.config.volumes.is_empty() => {
+            keep_alone(context, args, found)?;
+            return Err(problem);
+        }
+        host => host?,
+    };
     let _tick = context.lock_tick()?;
     let all = RepairArgs { guest: None, dry_run: args.dry_run, commit: false, discard: false };
     let (repaired, ..) = repair::put_right(context, &host, &all)?;
@@ -72,23 +82,30 @@ fn carry_out(
     if guests.status != DONE {
         found.failures.push("a guest has two rules; see 'vitrify config check'".to_owned());
     }
+    // Volumes first: they need no memory store.
+    let world = host.world();
+    let (mut keeper, kept) = keep(context, world.storage, world.clock, args, Some(&guests), found);
     let mut tick = Tick {
         context,
         host: &host,
         zone,
         dry_run: args.dry_run,
-        status: repaired.status.and(guests.status),
+        status: repaired.status.and(guests.status).and(kept),
         found,
     };
     let (taken, failed) = tick.capture(&guests.covered)?;
-    let pruned = match tick.clock_jump()? {
-        // Ages mean nothing until the clock is believed again.
-        Some(jump) => {
-            note(&format!("the clock was set by {jump:#}; nothing is pruned this time"));
-            Vec::new()
-        }
-        None => tick.prune(&guests, &failed),
-    };
+    let mut pruned = Vec::new();
+    if may_prune(context, world.clock, args)? {
+        pruned = tick.prune(&guests, &failed);
+        keeper.iter_mut().for_each(Keeper::prune);
+    }
+    let mut volumes = Vec::new();
+    if let Some(keeper) = keeper {
+        tick.status = tick.status.and(keeper.status);
+        tick.found.failures.extend(keeper.failures);
+        pruned.extend(keeper.pruned);
+        volumes = keeper.taken;
+    }
     let points = context.points()?;
     tick.found.is_still_short = is_short(&points, &guests.covered);
     if context.json {
@@ -96,6 +113,7 @@ fn carry_out(
             "version": 1,
             "repairs": repaired.repairs,
             "taken": taken,
+            "volumes": volumes,
             "pruned": pruned,
         }));
     }
@@ -106,6 +124,62 @@ fn carry_out(
         tick.status = tick.status.and(FAILED);
     }
     Ok(tick.status)
+}
+
+/// Takes what is due of volumes without guests, where a rule speaks of any; what prunes them afterwards.
+/// What stands against all of them is told, and keeps no guest from its point.
+fn keep<'a>(
+    context: &'a Context,
+    storage: &'a dyn Storage,
+    clock: &'a dyn Clock,
+    args: &RunArgs,
+    guests: Option<&Guests<'_>>,
+    found: &mut Findings,
+) -> (Option<Keeper<'a>>, Status) {
+    if context.config.volumes.is_empty() {
+        return (None, DONE);
+    }
+    match Keeper::new(context, storage, clock, args.dry_run, guests) {
+        Ok(mut keeper) => {
+            keeper.take();
+            (Some(keeper), DONE)
+        }
+        Err(problem) => {
+            found.failures.push(format!("volumes: {}", problem.chain()));
+            (None, output::problem(&problem))
+        }
+    }
+}
+
+/// Takes and prunes volumes where libvirt is out of reach.
+fn keep_alone(context: &Context, args: &RunArgs, found: &mut Findings) -> Answer<()> {
+    let _tick = context.lock_tick()?;
+    if let (Some(mut keeper), _) = keep(context, &HostStorage, &SystemClock, args, None, found) {
+        if may_prune(context, &SystemClock, args)? {
+            keeper.prune();
+        }
+        found.failures.append(&mut keeper.failures);
+        if context.json {
+            let (volumes, pruned) = (&keeper.taken, &keeper.pruned);
+            output::json(&json!({ "version": 1, "volumes": volumes, "pruned": pruned }));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the clock is believed: ages mean nothing where it was set since the last tick. Remembers this
+/// tick.
+fn may_prune(context: &Context, clock: &dyn Clock, args: &RunArgs) -> Answer<bool> {
+    let (now, file) = (tick::now(clock)?, context.tick_file());
+    let last = file.read()?;
+    if !args.dry_run {
+        file.write(&now)?;
+    }
+    let jump = last.and_then(|last| now.jump_since(&last));
+    if let Some(jump) = &jump {
+        note(&format!("the clock was set by {jump:#}; nothing is pruned this time"));
+    }
+    Ok(jump.is_none())
 }
 
 /// The guests that there are.
@@ -140,6 +214,18 @@ pub(crate) fn look<'a>(context: &'a Context, host: &Host<'_>) -> Answer<Guests<'
         }
     }
     Ok(found)
+}
+
+/// Why something is taken of this guest, or volume.
+pub(crate) fn due_line(context: &Context, of: &str, it: &Due) -> String {
+    let shown = |time: Timestamp| {
+        time.to_zoned_datetime(context.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    };
+    let newest = match it.newest {
+        Some(newest) => format!("the newest is of {}", shown(newest)),
+        None => "there is none".to_owned(),
+    };
+    format!("{of}: {} is due since {}, {newest}", it.period, shown(it.since))
 }
 
 /// Whether the newest point of some guest is less than its rule demands.
@@ -259,17 +345,8 @@ impl Tick<'_> {
     }
 
     fn explain(&self, guest: &Guest, due: &[Due]) {
-        let zone = &self.context.zone;
-        let shown = |time: Timestamp| {
-            time.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
-        };
         for it in due {
-            let newest = match it.newest {
-                Some(newest) => format!("the newest is of {}", shown(newest)),
-                None => "there is none".to_owned(),
-            };
-            let line =
-                format!("{}: {} is due since {}, {newest}", guest.name, it.period, shown(it.since));
+            let line = due_line(self.context, guest.name.as_str(), it);
             match self.dry_run && !self.context.json {
                 true => output::result(&format!("would take {line}\n")),
                 false if self.context.is_verbose() => {
@@ -315,15 +392,5 @@ impl Tick<'_> {
         let mut value = point_json(manifest);
         value["demanded"] = json!(demanded);
         value
-    }
-
-    /// How far the clock was set since the last tick, if it was. Remembers this tick.
-    fn clock_jump(&self) -> Answer<Option<SignedDuration>> {
-        let (now, file) = (tick::now(self.host.world().clock)?, self.context.tick_file());
-        let last = file.read()?;
-        if !self.dry_run {
-            file.write(&now)?;
-        }
-        Ok(last.and_then(|last| now.jump_since(&last)))
     }
 }

@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use vitrify_core::engine::look_around;
 use vitrify_core::foreign::Kind;
-use vitrify_core::ports::{Answer, FoundPoint, Homes};
+use vitrify_core::name::Volume;
+use vitrify_core::ports::{Answer, FoundPoint, Homes, Storage as _};
 use vitrify_core::problem::Problem;
 use vitrify_core::userfault;
+use vitrify_core::volumes::ledger::Ledger;
+use vitrify_host::storage::HostStorage;
 
 use crate::context::Context;
 use crate::exit::{DONE, Status};
@@ -82,6 +85,10 @@ pub(crate) fn run(context: &Context) -> Answer<Status> {
             Err(problem) => status = status.and(output::problem(&problem)),
         }
     }
+    match context.ledger_file().read() {
+        Ok(ledger) => found.extend(of_volumes(&ledger)),
+        Err(problem) => status = status.and(output::problem(&problem)),
+    }
     match context.points() {
         Ok(points) => {
             found.extend(points.iter().filter_map(held));
@@ -131,7 +138,10 @@ fn left_over(context: &Context) -> Answer<Vec<Found>> {
         });
     }
     let spared = context.self_test(&host).guests().unwrap_or_default();
-    let look = look_around(&host.world(), &context.overlay_folder, None, &spared, Vec::new())?;
+    let look =
+        look_around(&host.world(), &context.overlay_folder, None, &spared, Vec::new(), &|| {
+            context.ledger_file().read()
+        })?;
     let ours = look.findings.into_iter().filter(|it| OURS.contains(&it.kind)).map(|it| {
         let guest = it.guest.map(|guest| format!("{guest}: ")).unwrap_or_default();
         Found { what: "left over", place: format!("{guest}{}", it.what), remove: it.remedy }
@@ -152,6 +162,21 @@ fn held(point: &FoundPoint) -> Option<Found> {
         place: format!("{name}, on ZFS with the tag vitrify:hold:{} of its snapshots", point.id),
         remove: format!("vitrify release {}", quoted(&name)),
     })
+}
+
+/// What was taken of each volume without guests.
+fn of_volumes(ledger: &Ledger) -> Vec<Found> {
+    let mut volumes: BTreeMap<&Volume, Vec<String>> = BTreeMap::new();
+    for it in ledger.taken() {
+        let command = HostStorage.destroy_command(&it.snapshot);
+        volumes.entry(&it.snapshot.volume).or_default().push(command);
+    }
+    let line = |(volume, commands): (&Volume, Vec<String>)| Found {
+        what: "volume",
+        place: format!("{} snapshots of {volume}", commands.len()),
+        remove: commands.join("; "),
+    };
+    volumes.into_iter().map(line).collect()
 }
 
 /// Each guest's points.

@@ -277,7 +277,7 @@ fn each_point_holds_for_itself(fixture: &mut dyn Fixture) -> Verdict {
     let [a, _] = fixture.volumes();
     let first = owner()?;
     let second = Owner {
-        guest: name("00000000-0000-4000-8000-000000000002")?,
+        guest: Some(name("00000000-0000-4000-8000-000000000002")?),
         point: name("00000000-0000-4000-9000-000000000002")?,
     };
     let owners = [first.clone(), second.clone()];
