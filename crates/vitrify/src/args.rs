@@ -486,9 +486,9 @@ pub(crate) enum ConfigCommand {
 /// Turn a sanoid.conf into a configuration of ours, on stdout.
 ///
 /// Policies come from its sections and templates, rules from the guests that have disks on its
-/// datasets, hooks from its scripts where the sections of all guests have the same. What is not carried over is a
-/// comment with the line of the original. Nothing is changed: put the text where it belongs
-/// yourself, in /etc/vitrify/vitrify.toml or a file of /etc/vitrify/conf.d, and have 'config check' read it.
+/// datasets and for its other datasets, hooks from its scripts where all sections have the same. What is
+/// not carried over is a comment with the line of the original. Nothing is changed: put the text where it
+/// belongs yourself, in /etc/vitrify/vitrify.toml or a file of /etc/vitrify/conf.d, and have 'config check' read it.
 ///
 /// Where libvirt is out of reach, the policies come without rules, and the exit status is 1.
 ///

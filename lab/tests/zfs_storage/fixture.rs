@@ -135,7 +135,7 @@ impl OnZfs {
 /// Somebody to take snapshots for.
 pub(crate) fn owners() -> Result<[Owner; 1], Fault> {
     Ok([Owner {
-        guest: "00000000-0000-4000-8000-000000000001".parse()?,
+        guest: Some("00000000-0000-4000-8000-000000000001".parse()?),
         point: "00000000-0000-4000-9000-000000000001".parse()?,
     }])
 }

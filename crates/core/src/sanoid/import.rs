@@ -1,5 +1,5 @@
-//! A `sanoid.conf` as a configuration of ours: policies, rules for the guests on its datasets, hooks, and
-//! comments that say what is not carried over.
+//! A `sanoid.conf` as a configuration of ours: policies, rules for the guests on its datasets and for its
+//! other datasets, hooks, and comments that say what is not carried over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use jiff::civil::{Date, Time};
 
 use super::datasets::targets;
 use super::ini;
-use super::settings::{Configuration, Section, Settings, read};
+use super::settings::{Configuration, Recursive, Section, Settings, read};
 use crate::config::ConfigError;
 use crate::hooks::Hook;
 use crate::name::{GuestName, Volume};
@@ -44,40 +44,114 @@ pub fn import(file: &str, text: &str, guests: Option<&[Placed]>) -> Result<Strin
     out.comment(&format!("Imported from {file}."));
     out.comment(
         "sanoid's own snapshots stay until a rule says adopt = true. When 'vitrify run' takes over, \
-         take its guests' datasets out of sanoid.conf.",
+         take its datasets out of sanoid.conf.",
     );
     left_out(&configuration, &written).iter().for_each(|it| out.comment(it));
-    let held: BTreeSet<_> = section_of.values().map(|it| it.line).collect();
-    // Hooks are for guests; where nobody knows of any, for whatever there may be.
-    let hooked = sections.iter().filter(|it| held.is_empty() || held.contains(&it.line));
-    hooks(&mut out, &hooked.collect::<Vec<_>>());
+    hooks(&mut out, &sections.iter().collect::<Vec<_>>());
     for policy in &policies {
         out.policy(policy);
     }
     match guests {
-        Some(guests) => rules(&mut out, guests, &section_of, &policies),
-        None => out.paragraph(
-            "Nobody could ask libvirt which guests there are, so no rule is here: a [[guest]] names \
-             guests and the policy that holds for them.",
-        ),
-    }
-    let bare: Vec<_> = sections.iter().filter(|it| !held.contains(&it.line)).collect();
-    if !bare.is_empty() {
-        out.paragraph(match guests {
-            Some(_) => {
-                "Datasets on which no guest has a disk. 'vitrify run' takes points of guests only: \
-                 leave these to sanoid."
-            }
-            None => "The datasets, and the policies of what lies on them.",
-        });
-        for section in bare {
-            let policy = policies.iter().find(|it| it.lines.contains(&section.line));
-            let policy =
-                policy.map_or("autosnap is off".to_owned(), |it| format!("policy {}", it.name));
-            out.comment(&format!("  {} (line {}): {policy}", section.dataset, section.line));
+        Some(guests) => {
+            rules(&mut out, guests, &section_of, &policies);
+            volumes(&mut out, sections, &datasets, &policies);
         }
+        None => without_rules(&mut out, sections, &policies),
     }
     Ok(out.0)
+}
+
+/// What there is instead of rules where nobody knows which guests have which datasets.
+fn without_rules(out: &mut Writer, sections: &[Section], policies: &[Imported]) {
+    out.paragraph(
+        "Nobody could ask libvirt which guests there are, so no rule is here: a [[guest]] names guests \
+         and the policy that holds for them, a [[volume]] a dataset without guests.",
+    );
+    if sections.is_empty() {
+        return;
+    }
+    out.paragraph("The datasets, and the policies of what lies on them.");
+    for section in sections {
+        let policy = policy_of(section, policies);
+        let policy = policy.map_or("autosnap is off".to_owned(), |it| format!("policy {it}"));
+        out.comment(&format!("  {} (line {}): {policy}", section.dataset, section.line));
+    }
+}
+
+/// The name of a section's policy; `None` where autosnap is off.
+fn policy_of<'a>(section: &Section, policies: &'a [Imported]) -> Option<&'a str> {
+    policies.iter().find(|it| it.lines.contains(&section.line)).map(|it| it.name.as_str())
+}
+
+/// The rules for datasets that are not all guests', and what is said of the others.
+fn volumes(out: &mut Writer, sections: &[Section], of_guests: &[Volume], policies: &[Imported]) {
+    let mut notes = Vec::new();
+    for section in sections {
+        let (above, policy) = (rule_above(section, sections), policy_of(section, policies));
+        let is_guests = of_guests.contains(&section.dataset);
+        let notes_of_it = volume_notes(section, policy.is_some(), above, is_guests);
+        notes.extend(
+            notes_of_it.map(|it| format!("{} (line {}): {it}", section.dataset, section.line)),
+        );
+        let Some(policy) = policy.filter(|_| !is_guests && !section.settings.process_children_only)
+        else {
+            continue;
+        };
+        out.blank();
+        out.line(&format!("[[volume]] # line {}", section.line));
+        out.line(&format!("match = {}", quoted(section.dataset.as_str())));
+        if is_recursive(section) {
+            out.line("recursive = true # but for what guests with a rule have disks on");
+        }
+        out.line(&format!("policy = {}", quoted(policy)));
+    }
+    notes.iter().for_each(|it| out.paragraph(it));
+}
+
+fn is_recursive(section: &Section) -> bool {
+    section.settings.recursive != Recursive::No && !section.settings.skip_children
+}
+
+/// The nearest section above whose rule holds for what has none.
+fn rule_above<'a>(section: &Section, sections: &'a [Section]) -> Option<&'a Section> {
+    let is_above = |it: &&Section| {
+        let rest = section.dataset.as_str().strip_prefix(it.dataset.as_str());
+        let settings = &it.settings;
+        is_recursive(it)
+            && settings.autosnap
+            && !settings.process_children_only
+            && rest.is_some_and(|rest| rest.starts_with('/'))
+    };
+    sections.iter().filter(is_above).max_by_key(|it| it.dataset.as_str().len())
+}
+
+/// What of a section a rule for a volume cannot say.
+fn volume_notes(
+    section: &Section,
+    has_policy: bool,
+    above: Option<&Section>,
+    is_guests: bool,
+) -> Option<String> {
+    let settings = &section.settings;
+    match above.map(|it| &it.dataset) {
+        None if !has_policy => Some("autosnap is off, so it has no rule.".to_owned()),
+        Some(above) if !has_policy => Some(format!(
+            "autosnap is off, and the rule for {above} holds for it. Write a rule with an empty policy."
+        )),
+        _ if settings.process_children_only => Some(
+            "process_children_only has no like here. Write a rule for each dataset below.".to_owned(),
+        ),
+        Some(above) if settings.skip_children => Some(format!(
+            "skip_children has no like here: the rule for {above} holds for what lies below. Write \
+             rules with an empty policy there."
+        )),
+        _ if is_guests && is_recursive(section) => Some(
+            "a guest has a disk there, and its rule holds. Datasets below without guests have none; \
+             write a [[volume]] for each."
+                .to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 /// A policy, and the lines of the sections that it holds for.
@@ -207,10 +281,7 @@ fn rules(
     for (guest, volumes) in guests {
         let held: Vec<_> =
             volumes.iter().filter_map(|it| Some((it, *section_of.get(it)?))).collect();
-        let policy = |section: &Section| {
-            policies.iter().find(|it| it.lines.contains(&section.line)).map(|it| it.name.as_str())
-        };
-        let theirs: BTreeSet<_> = held.iter().map(|it| policy(it.1)).collect();
+        let theirs: BTreeSet<_> = held.iter().map(|it| policy_of(it.1, policies)).collect();
         let mut theirs = theirs.into_iter();
         match (theirs.next(), theirs.next()) {
             (None, _) => bare.push(guest.as_str()),
@@ -229,7 +300,7 @@ fn rules(
             }
             _ => {
                 let of = |it: &(&Volume, &Section)| {
-                    let policy = policy(it.1).unwrap_or("none, autosnap is off");
+                    let policy = policy_of(it.1, policies).unwrap_or("none, autosnap is off");
                     format!("{} (line {}): {policy}", it.0, it.1.line)
                 };
                 let list: Vec<_> = held.iter().map(of).collect();
@@ -288,7 +359,7 @@ fn hooks(out: &mut Writer, sections: &[&Section]) {
                 });
                 let said: Vec<_> = said.collect();
                 differing.push(format!(
-                    "{key} is not the same everywhere, and {hook} holds for all guests: {}",
+                    "{key} is not the same everywhere, and {hook} holds for all: {}",
                     said.join("; ")
                 ));
             }

@@ -67,6 +67,7 @@ proptest! {
                 order: None,
                 created: None,
                 needed: Vec::new(),
+                held_for: None,
             };
             match step {
                 Step::Take { is_taken, is_told } => {

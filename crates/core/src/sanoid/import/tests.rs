@@ -1,7 +1,7 @@
 //! Each `sanoid.conf` that is imported is read by our own reader as well.
 
 use super::*;
-use crate::config::{Config, GuestRule};
+use crate::config::{Config, GuestRule, VolumeRule};
 
 const GUESTS: [(&str, &[&str]); 5] = [
     ("web", &["t/vm/web"]),
@@ -25,18 +25,27 @@ fn imported(text: &str) -> (Config, String) {
     (config.unwrap_or_else(|errors| panic!("{errors:?} in\n{said}")), said)
 }
 
-/// Columns: the file, what is kept and when by which policy, which guests it holds for.
+/// Columns: the file, what is kept and when by which policy, which guests it holds for, and which volumes
+/// without guests (`+`: recursive).
 #[test]
 fn policies_and_rules() {
-    for (text, policies, rules) in [
-        ("", "", ""),
-        ("[t/vm/web]", "t-vm-web: hourly 48, daily 90, monthly 6", "web: t-vm-web"),
+    for (text, policies, rules, volumes) in [
+        ("", "", "", ""),
+        ("[t/vm/web]", "t-vm-web: hourly 48, daily 90, monthly 6", "web: t-vm-web", ""),
+        ("[t/data]\nhourly=1\ndaily=0\nmonthly=0", "t-data: hourly 1", "", "t/data: t-data"),
+        (
+            "[t/data]\nrecursive=zfs\nhourly=1\ndaily=0\nmonthly=0\n[t/data/a]\nautosnap=no",
+            "t-data: hourly 1",
+            "",
+            "t/data+: t-data",
+        ),
         // Sections that say the same share a policy, called by the template.
         (
             "[t/vm]\nuse_template=production\nrecursive=yes\n[t/mail]\nuse_template=production\n\
              [template_production]\nhourly=36\ndaily=30\nmonthly=3",
             "production: hourly 36, daily 30, monthly 3",
             "web db mail apart: production",
+            "t/vm+: production",
         ),
         // One that says more has its own name.
         (
@@ -44,25 +53,29 @@ fn policies_and_rules() {
              [template_p]\nhourly=2\ndaily=0\nmonthly=0\n[template_s]\nscript_timeout=9",
             "p: hourly 2; t-mail: hourly 1",
             "web db apart: p, mail: t-mail",
+            "t/vm+: p",
         ),
         // Names that would be the same.
         (
             "[t/mail]\nhourly=1\n[t-mail]\npath=t/vm/web\nhourly=2",
             "t-mail: hourly 1, daily 90, monthly 6; t-mail-2: hourly 2, daily 90, monthly 6",
             "mail: t-mail, web: t-mail-2",
+            "",
         ),
         // Volumes of one guest with several policies.
         (
             "[t/vm]\nrecursive=yes\ndaily=1\nmonthly=0\n[t/log]\nhourly=1\ndaily=0\nmonthly=0",
             "t-vm: hourly 48, daily 1; t-log: hourly 1",
             "web apart: t-vm",
+            "t/vm+: t-vm",
         ),
-        ("[t/mail]\nautosnap=no", "", ""),
-        ("[t/mail]\nautoprune=no\ndaily=0\nmonthly=0", "t-mail: hourly 100000", "mail: t-mail"),
+        ("[t/mail]\nautosnap=no", "", "", ""),
+        ("[t/mail]\nautoprune=no\ndaily=0\nmonthly=0", "t-mail: hourly 100000", "mail: t-mail", ""),
         (
             "[t/mail]\nhourly=4000000000\ndaily=0\nmonthly=0",
             "t-mail: hourly 100000",
             "mail: t-mail",
+            "",
         ),
     ] {
         let (config, said) = imported(text);
@@ -80,6 +93,12 @@ fn policies_and_rules() {
         };
         let found: Vec<_> = config.rules.iter().map(rule).collect();
         assert_eq!(found.join(", "), rules, "{text}\n{said}");
+        let volume = |it: &VolumeRule| {
+            let sign = if it.recursive { "+" } else { "" };
+            format!("{}{sign}: {}", it.volume, it.policy.name)
+        };
+        let found: Vec<_> = config.volumes.iter().map(volume).collect();
+        assert_eq!(found.join(", "), volumes, "{text}\n{said}");
     }
 }
 
@@ -113,8 +132,6 @@ fn scripts() {
         ("[t]", "30"),
         ("[t]\npre_snapshot_script=/a b\n[u]\npre_snapshot_script=/a b", "pre-snapshot=/a b 5"),
         ("[t]\npre_snapshot_script=/a\n[u]", "30"),
-        // On what they say of other datasets nothing hangs.
-        ("[t/mail]\npre_snapshot_script=/a\n[u]", "pre-snapshot=/a 5"),
         // Where nothing is taken, no script runs.
         ("[t]\npre_snapshot_script=/a\n[u]\nautosnap=no", "pre-snapshot=/a 5"),
         (
@@ -157,7 +174,22 @@ fn what_is_not_carried_over_is_said() {
             "[t/mail]\nhourly=1\nhourly=2",
             "# line 3: 'hourly' is set in line 2 already, and that counts\n",
         ),
-        ("[t/data]", "#   t/data (line 1): policy t-data\n"),
+        (
+            "[t]\nrecursive=yes\n[t/data]\nautosnap=no",
+            "# t/data (line 3): autosnap is off, and the rule for t holds for it. Write",
+        ),
+        (
+            "[t]\nrecursive=yes\n[t/data]\nskip_children=yes",
+            "# t/data (line 3): skip_children has no like here: the rule for t holds for what",
+        ),
+        (
+            "[t]\nrecursive=yes\nprocess_children_only=yes",
+            "# t (line 1): process_children_only has no like here. Write a rule for each",
+        ),
+        (
+            "[t/mail]\nrecursive=zfs",
+            "# t/mail (line 1): a guest has a disk there, and its rule holds. Datasets below",
+        ),
         (
             "[t/log]\n[t/vm/db]\nhourly=1",
             "# Guest db has no rule, because its volumes have several policies, and a guest has one: t/log (line\n#   1): t-log; t/vm/db (line 2): t-vm-db. Write a rule for it.\n",
@@ -169,7 +201,7 @@ fn what_is_not_carried_over_is_said() {
         ("[t/mail]", "# Guests on which no section has any bearing: web, db, apart, elsewhere.\n"),
         (
             "[t]\npre_snapshot_script=/a\n[u]",
-            "# pre_snapshot_script is not the same everywhere, and pre-snapshot holds for all guests: t (line 1):\n#   /a; u (line 3): none\n",
+            "# pre_snapshot_script is not the same everywhere, and pre-snapshot holds for all: t (line 1): /a;",
         ),
     ] {
         let (_, said) = imported(text);
