@@ -198,8 +198,7 @@ impl Now<'_> {
         let whose = self.guests.iter().find(|it| it.name == *guest);
         let its: Vec<_> = whose.into_iter().flat_map(|it| published(&self.points, it)).collect();
         let volumes: Vec<_> = volumes_of_points(its.iter().copied()).into_iter().collect();
-        let facts =
-            facts(its.iter().copied(), &HostStorage.snapshots(&volumes)?, rule.consistency);
+        let facts = facts(its.iter().copied(), &HostStorage.snapshots(&volumes)?, rule.consistency);
         let now: ZonedDateTime = self.at.to_zoned_datetime(self.zone.clone());
         let due = due(policy, &taken(&facts), &now).into_iter();
         let names = due.map(|it| name_at(self.at, Purpose::Scheduled(it.period)));
