@@ -46,6 +46,17 @@ impl VolumeRule {
 }
 
 impl Config {
+    /// The rule of a volume by its name: its own, or else the nearest recursive one above. What is
+    /// on the host may say otherwise ([`crate::volumes::assign`]).
+    pub fn volume_rule_for(&self, volume: &Volume) -> Option<&VolumeRule> {
+        let covers = |it: &&VolumeRule| {
+            let below = volume.as_str().strip_prefix(it.volume.as_str());
+            below.is_some_and(|it| it.is_empty())
+                || it.recursive && below.is_some_and(|it| it.starts_with('/'))
+        };
+        self.volumes.iter().filter(covers).max_by_key(|it| it.volume.as_str().len())
+    }
+
     /// The volumes that two rules name. The same volume under another name is found on the host only.
     pub(super) fn volumes_named_twice(&self) -> Vec<ConfigError> {
         let first = |it: &VolumeRule| self.volumes.iter().find(|first| first.volume == it.volume);

@@ -9,7 +9,7 @@ use super::datasets::Target;
 use super::decide::{Snapshot, period_of};
 use super::import::{MOST, Placed, SCRIPTS, day_of_year};
 use super::settings::{Section, Settings};
-use crate::config::{Config, GuestRule, TwoRules};
+use crate::config::{Config, GuestRule, TwoRules, VolumeRule};
 use crate::hooks::Hook;
 use crate::name::{GuestName, Volume};
 use crate::policy::{Period, Policy, PreferredTimes};
@@ -25,6 +25,8 @@ pub struct Row<'a> {
     pub section: Option<&'a Section>,
     /// The rule that matches the guest, if one does.
     pub rule: Result<Option<&'a GuestRule>, TwoRules>,
+    /// The rule that covers the dataset itself, if one does and no guest has a disk there.
+    pub volume_rule: Option<&'a VolumeRule>,
     /// What the section means.
     pub sanoid: Care<'a>,
     /// What the rule means.
@@ -80,8 +82,7 @@ impl<'a> Care<'a> {
         }
     }
 
-    fn ours(rule: &'a GuestRule, config: &'a Config) -> Self {
-        let policy = &rule.policy.policy;
+    fn ours(policy: &'a Policy, config: &'a Config) -> Self {
         Self {
             takes: taken(policy).map(|(it, n)| (it, Taken::of(policy, it, Some(n)))).collect(),
             hooks: config.hooks.iter().map(|(hook, it)| (*hook, it.line.as_str())).collect(),
@@ -143,8 +144,8 @@ pub enum Difference<'a> {
     Stay {
         /// How many snapshots that are; `None`: nobody could look.
         count: Option<usize>,
-        /// Whether the rules adopt them: then no policy names their period.
-        adopted: bool,
+        /// Why.
+        why: Stays,
     },
     /// sanoid prunes nothing of what it took, and we would, because the rules adopt it.
     Go {
@@ -153,10 +154,21 @@ pub enum Difference<'a> {
     },
 }
 
+/// Why none of our rules prunes what sanoid took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// Not every guest there has a rule that adopts it.
+    NotAdopted,
+    /// No policy of the rules that adopt it names its period.
+    NotNamed,
+    /// Rules for volumes prune what we took alone.
+    OfVolume,
+}
+
 /// Why nothing of ours takes care of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bare {
-    /// No guest has a disk there.
+    /// No guest has a disk there, and no rule is for the dataset itself.
     NoGuest,
     /// No rule matches its guest.
     NoRule,
@@ -197,7 +209,7 @@ impl fmt::Display for Difference<'_> {
         };
         match self {
             Self::OnlySanoid(Bare::NoGuest) => {
-                f.write_str("only sanoid: no guest has a disk there, so no rule can cover it")
+                f.write_str("only sanoid: no guest has a disk there, and no [[volume]] covers it")
             }
             Self::OnlySanoid(Bare::NoRule) => f.write_str("only sanoid: no rule matches the guest"),
             Self::OnlySanoid(Bare::TwoRules(two)) => write!(f, "only sanoid: {two}"),
@@ -223,13 +235,16 @@ impl fmt::Display for Difference<'_> {
                 limit(sanoid),
                 limit(ours)
             ),
-            Self::Stay { count, adopted: false } => write!(
+            Self::Stay { count, why: Stays::NotAdopted } => write!(
                 f,
                 "{} stay for good, unless every guest there has a rule with adopt = true",
                 counted(count)
             ),
-            Self::Stay { count, adopted: true } => {
+            Self::Stay { count, why: Stays::NotNamed } => {
                 write!(f, "{} stay for good: no policy names their period", counted(count))
+            }
+            Self::Stay { count, why: Stays::OfVolume } => {
+                write!(f, "{} stay for good: a [[volume]] never prunes them", counted(count))
             }
             Self::Go { count } => write!(
                 f,
@@ -251,28 +266,40 @@ pub fn compare<'a>(
 ) -> Vec<Row<'a>> {
     let sections: BTreeMap<_, _> = targets.iter().map(|it| (it.dataset, it.section)).collect();
     let volumes = sections.keys().copied().chain(guests.iter().flat_map(|it| &it.1));
+    let volumes = volumes.chain(config.volumes.iter().map(|it| &it.volume));
     let volumes: BTreeSet<_> = volumes.collect();
     let mut rows = Vec::new();
     for dataset in volumes {
         let section = sections.get(dataset).copied();
         let there = guests.iter().filter(|it| it.1.contains(dataset)).map(|it| &it.0);
         let there: Vec<_> = there.map(|guest| (guest, config.rule_for(guest))).collect();
-        let adoption = Adoption::of(&there);
+        let volume_rule = config.volume_rule_for(dataset).filter(|_| there.is_empty());
+        let adoption = Adoption { of_volume: volume_rule.is_some(), ..Adoption::of(&there) };
         let history = adoption.differences(section, sanoids(dataset));
         let bare = there.is_empty().then_some((None, Ok(None)));
         let covered = there.into_iter().map(|(guest, rule)| (Some(guest), rule));
         for (guest, rule) in covered.chain(bare) {
-            if section.is_none() && matches!(rule, Ok(None)) {
+            let policy = match (&rule, volume_rule) {
+                (Ok(Some(rule)), _) => Some(&rule.policy.policy),
+                (_, volume) => volume.map(|it| &it.policy.policy),
+            };
+            if section.is_none() && matches!(rule, Ok(None)) && policy.is_none() {
                 continue;
             }
             let sanoid = section.map(|it| Care::sanoids(&it.settings)).unwrap_or_default();
-            let ours = match rule {
-                Ok(Some(rule)) => Care::ours(rule, config),
-                _ => Care::default(),
-            };
+            let ours = policy.map(|it| Care::ours(it, config)).unwrap_or_default();
             let (adopting, differences) = (adoption.policies.clone(), Vec::new());
-            let mut row =
-                Row { dataset, guest, section, rule, sanoid, ours, adopting, differences };
+            let mut row = Row {
+                dataset,
+                guest,
+                section,
+                rule,
+                volume_rule,
+                sanoid,
+                ours,
+                adopting,
+                differences,
+            };
             row.differences = row.differences(&history);
             rows.push(row);
         }
@@ -284,6 +311,7 @@ impl<'a> Row<'a> {
     fn differences(&self, history: &[Difference<'a>]) -> Vec<Difference<'a>> {
         let bare = match (&self.rule, self.guest) {
             (Ok(Some(_)), _) => None,
+            (Ok(None), None) if self.volume_rule.is_some() => None,
             (Ok(None), None) => Some(Bare::NoGuest),
             (Ok(None), Some(_)) => Some(Bare::NoRule),
             (Err(two), _) => Some(Bare::TwoRules(two.clone())),
@@ -343,6 +371,8 @@ impl<'a> Row<'a> {
 struct Adoption<'a> {
     /// The policies of all guests there; none where one of them does not adopt.
     policies: Vec<&'a Policy>,
+    /// Whether a rule is for the dataset itself.
+    of_volume: bool,
 }
 
 impl<'a> Adoption<'a> {
@@ -351,7 +381,7 @@ impl<'a> Adoption<'a> {
             Ok(Some(rule)) if rule.adopt => Some(&rule.policy.policy),
             _ => None,
         });
-        Self { policies: adopting.collect::<Option<_>>().unwrap_or_default() }
+        Self { policies: adopting.collect::<Option<_>>().unwrap_or_default(), of_volume: false }
     }
 
     /// Whether snapshots of this period ever go: every policy has to let them.
@@ -379,7 +409,14 @@ impl<'a> Adoption<'a> {
         };
         match (count.map_or(is_so, |it| it > 0), settings.autoprune) {
             (false, _) => Vec::new(),
-            (true, true) => vec![Difference::Stay { count, adopted }],
+            (true, true) => {
+                let why = match (self.of_volume, adopted) {
+                    (true, _) => Stays::OfVolume,
+                    (false, true) => Stays::NotNamed,
+                    (false, false) => Stays::NotAdopted,
+                };
+                vec![Difference::Stay { count, why }]
+            }
             (true, false) => vec![Difference::Go { count }],
         }
     }

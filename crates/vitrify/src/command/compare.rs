@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ZonedDateTime};
-use vitrify_core::config::{Config, GuestRule};
+use vitrify_core::config::{Config, GuestRule, VolumeRule};
 use vitrify_core::inventory::Guest;
 use vitrify_core::name::{GuestName, PointName, Volume};
 use vitrify_core::point::{Purpose, name_at};
+use vitrify_core::policy::Policy;
 use vitrify_core::policy::adoption::adopted;
 use vitrify_core::policy::due::due;
-use vitrify_core::policy::retention::{facts, retention, taken};
+use vitrify_core::policy::retention::{PointFacts, facts, retention, taken};
 use vitrify_core::ports::{Answer, Clock as _, FoundPoint, Storage as _};
 use vitrify_core::problem::Problem;
 use vitrify_core::sanoid::compare::{Row, compare};
@@ -23,6 +24,7 @@ use vitrify_core::sanoid::import::{Placed, import, not_imported};
 use vitrify_core::sanoid::monitor::pool_of;
 use vitrify_core::sanoid::plan::groups;
 use vitrify_core::sanoid::settings::{Section, read};
+use vitrify_core::volumes::ledger::Ledger;
 use vitrify_host::clock::SystemClock;
 use vitrify_host::storage::HostStorage;
 use vitrify_host::zfs::sanoid::{Found, look};
@@ -53,6 +55,7 @@ pub(super) fn run(global: &Global, file: &str, text: &str) -> Answer<Status> {
         targets: &found,
         guests: &guests,
         points: context.points()?,
+        ledger: context.ledger_file().read()?,
         status: seen.status,
     };
     let deeds = rows.iter().map(|row| now.deeds(row)).collect();
@@ -75,7 +78,7 @@ pub(super) fn run(global: &Global, file: &str, text: &str) -> Answer<Status> {
 
 /// The configuration that is in force; the one that would be imported, where no rule is.
 fn ours(config: &Config, file: &str, text: &str, guests: &[Placed]) -> Answer<(Config, With)> {
-    if !config.rules.is_empty() {
+    if !config.rules.is_empty() || !config.volumes.is_empty() {
         return Ok((config.clone(), With::InForce));
     }
     let imported = import(file, text, Some(guests))?;
@@ -157,6 +160,7 @@ struct Now<'a> {
     targets: &'a Targets<'a>,
     guests: &'a [Guest],
     points: Vec<FoundPoint>,
+    ledger: Ledger,
     status: Status,
 }
 
@@ -166,8 +170,9 @@ impl Now<'_> {
             None => Ok(Some(Deeds::default())),
             Some(section) => self.sanoids(row.dataset, section),
         };
-        let ours = match (&row.rule, row.guest) {
-            (Ok(Some(rule)), Some(guest)) => self.ours(row, guest, rule).map(Some),
+        let ours = match (&row.rule, row.guest, row.volume_rule) {
+            (Ok(Some(rule)), Some(guest), _) => self.of_guest(row, guest, rule).map(Some),
+            (_, None, Some(rule)) => self.of_volume(row, rule).map(Some),
             _ => Ok(Some(Deeds::default())),
         };
         (self.or_told(sanoid), self.or_told(ours))
@@ -193,28 +198,37 @@ impl Now<'_> {
         Ok(Some(Deeds { takes, prunes: gone.map(|it| it.0.name.to_string()).collect() }))
     }
 
-    fn ours(&self, row: &Row<'_>, guest: &GuestName, rule: &GuestRule) -> Answer<Deeds> {
-        let policy = &rule.policy.policy;
+    fn of_guest(&self, row: &Row<'_>, guest: &GuestName, rule: &GuestRule) -> Answer<Deeds> {
         let whose = self.guests.iter().find(|it| it.name == *guest);
         let its: Vec<_> = whose.into_iter().flat_map(|it| published(&self.points, it)).collect();
         let volumes: Vec<_> = volumes_of_points(its.iter().copied()).into_iter().collect();
         let facts = facts(its.iter().copied(), &HostStorage.snapshots(&volumes)?, rule.consistency);
-        let now: ZonedDateTime = self.at.to_zoned_datetime(self.zone.clone());
-        let due = due(policy, &taken(&facts), &now).into_iter();
-        let names = due.map(|it| name_at(self.at, Purpose::Scheduled(it.period)));
-        let names = names
-            .collect::<Result<Vec<PointName>, _>>()
-            .map_err(|error| Problem::failed("cannot name a point").from(error))?;
-        let decided = retention(policy, &facts, self.at);
-        let doomed = decided.doomed();
-        let points = decided.names.iter().filter(|it| doomed.contains(&it.0));
-        let mut prunes: Vec<_> = points.map(|it| it.1.to_string()).collect();
+        let mut deeds = self.ours(&rule.policy.policy, &facts)?;
         if !row.adopting.is_empty() {
             let snapshots = HostStorage.snapshots(std::slice::from_ref(row.dataset))?;
             let judged = adopted(&row.adopting, &snapshots, &periods_of(&self.points), self.at);
             let gone = judged.iter().filter(|it| it.1.is_err());
-            prunes.extend(gone.map(|it| it.0.snapshot.name.to_string()));
+            deeds.prunes.extend(gone.map(|it| it.0.snapshot.name.to_string()));
         }
+        Ok(deeds)
+    }
+
+    fn of_volume(&self, row: &Row<'_>, rule: &VolumeRule) -> Answer<Deeds> {
+        let snapshots = HostStorage.snapshots(std::slice::from_ref(row.dataset))?;
+        self.ours(&rule.policy.policy, &self.ledger.facts(row.dataset, &snapshots))
+    }
+
+    fn ours(&self, policy: &Policy, facts: &[PointFacts]) -> Answer<Deeds> {
+        let now: ZonedDateTime = self.at.to_zoned_datetime(self.zone.clone());
+        let due = due(policy, &taken(facts), &now).into_iter();
+        let names = due.map(|it| name_at(self.at, Purpose::Scheduled(it.period)));
+        let names = names
+            .collect::<Result<Vec<PointName>, _>>()
+            .map_err(|error| Problem::failed("cannot name a point").from(error))?;
+        let decided = retention(policy, facts, self.at);
+        let doomed = decided.doomed();
+        let points = decided.names.iter().filter(|it| doomed.contains(&it.0));
+        let prunes = points.map(|it| it.1.to_string()).collect();
         Ok(Deeds { takes: names.iter().map(ToString::to_string).collect(), prunes })
     }
 }

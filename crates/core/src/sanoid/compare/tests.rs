@@ -202,7 +202,7 @@ fn what_only_one_of_them_covers() {
             "[t]\nrecursive=yes\nhourly=1\ndaily=0\nmonthly=0",
             "[policy.p]\nhourly=1\n[[guest]]\nmatch=['db', 'far']\npolicy='p'",
             "t -: hourly 1 | nothing\n  \
-             only sanoid: no guest has a disk there, so no rule can cover it\n\
+             only sanoid: no guest has a disk there, and no [[volume]] covers it\n\
              /pool/far far: nothing | hourly 1\n  \
              only vitrify: no section covers the dataset\n\
              t/db db: hourly 1 | hourly 1\n\
@@ -210,9 +210,17 @@ fn what_only_one_of_them_covers() {
              t/log twin: hourly 1 | nothing\n  \
              only sanoid: no rule matches the guest\n\
              t/media -: hourly 1 | nothing\n  \
-             only sanoid: no guest has a disk there, so no rule can cover it\n\
+             only sanoid: no guest has a disk there, and no [[volume]] covers it\n\
              t/web web: hourly 1 | nothing\n  \
              only sanoid: no rule matches the guest",
+        ),
+        (
+            "[t/media]\nhourly=36\ndaily=30\nmonthly=3",
+            "[policy.p]\nhourly=36\ndaily=30\n[[volume]]\nmatch='t'\nrecursive=true\npolicy='p'",
+            "t -: nothing | hourly 36, daily 30\n  \
+             only vitrify: no section covers the dataset\n\
+             t/media -: hourly 36, daily 30, monthly 3 | hourly 36, daily 30\n  \
+             monthly: sanoid keeps 3, taken on day 1 at 00:00; vitrify takes none",
         ),
         (
             SANOID,
@@ -239,6 +247,16 @@ fn what_only_one_of_them_covers() {
         assert_eq!(said.len(), count, "{text}");
         assert!(said.iter().all(|row| wanted.contains(row.as_str())), "{text}");
     }
+}
+
+/// Rules for volumes adopt nothing.
+#[test]
+fn what_sanoid_took_of_a_volume_stays() {
+    let ours = format!("{POLICY}[[volume]]\nmatch='t/media'\npolicy='p'");
+    let text = SANOID.replace("t/web", "t/media");
+    let said = compared(&text, &ours, Some("hourly daily"));
+    assert!(said.contains("2 of sanoid's snapshots stay for good: a [[volume]] never"), "{said}");
+    assert!(!compared(&text, &ours, Some("")).contains("\n  "), "{said}");
 }
 
 /// A guest on a dataset that is another's as well: sanoid's snapshots are both guests'.

@@ -150,15 +150,16 @@ fn few(names: &[String]) -> String {
 }
 
 fn row_json(row: &Row<'_>, (sanoid, ours): &Both) -> Value {
-    let rule = row.rule.as_ref().ok().copied().flatten();
+    let of_guest = row.rule.as_ref().ok().copied().flatten().map(|it| (&it.place, &it.policy));
+    let rule = of_guest.or_else(|| row.volume_rule.map(|it| (&it.place, &it.policy)));
     let differences =
         row.differences.iter().map(|it| json!({ "what": it.kind(), "text": it.to_string() }));
     json!({
         "dataset": row.dataset,
         "guest": row.guest,
         "section": row.section.map(section_json),
-        "rule": rule.map(|it| json!({
-            "file": it.place.file, "line": it.place.line, "policy": it.policy.name,
+        "rule": rule.map(|(place, policy)| json!({
+            "file": place.file, "line": place.line, "policy": policy.name,
         })),
         "sanoid": care_json(&row.sanoid),
         "vitrify": care_json(&row.ours),
