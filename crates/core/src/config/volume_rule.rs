@@ -51,7 +51,7 @@ impl Config {
     pub fn volume_rule_for(&self, volume: &Volume) -> Option<&VolumeRule> {
         let covers = |it: &&VolumeRule| {
             let below = volume.as_str().strip_prefix(it.volume.as_str());
-            below.is_some_and(|it| it.is_empty())
+            below.is_some_and(str::is_empty)
                 || it.recursive && below.is_some_and(|it| it.starts_with('/'))
         };
         self.volumes.iter().filter(covers).max_by_key(|it| it.volume.as_str().len())
