@@ -48,26 +48,25 @@ pub(crate) enum Form {
 }
 
 /// For how long a store may hold up a guest whose memory it receives. Beyond that the stream is dropped:
-/// a memory image is not worth a guest that stands still. How fast QEMU would send has no bearing on that: a
-/// store that takes [`StallLimits::FAST`] is waited for as long as it takes.
+/// a memory image is not worth a guest that stands still. How fast QEMU would send has no bearing on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StallLimits {
     /// At a time.
     pub once: Duration,
-    /// In all, beyond what a store of [`StallLimits::FAST`] would need for what has come.
+    /// In all, where the store takes less than [`StallLimits::FAST`].
     pub budget: Duration,
 }
 
 impl StallLimits {
-    /// Bytes per second.
-    pub const FAST: u64 = 200_000_000;
+    /// Bytes per second, on the average since the stream began.
+    pub const FAST: u64 = 100_000_000;
     /// For a stream that nobody waits for.
     pub const NONE: Self = Self { once: Duration::MAX, budget: Duration::MAX };
 
-    /// For how long the guest may have been held up in all once so many bytes have come.
-    pub(crate) fn allowed(&self, bytes: u64) -> Duration {
-        let needed = Duration::from_micros(bytes / (Self::FAST / 1_000_000));
-        self.budget.saturating_add(needed)
+    /// For how long the guest may be held up now, after it was in all, where so many bytes came in so long.
+    pub(crate) fn left(&self, held_up: Duration, bytes: u64, took: Duration) -> Duration {
+        let is_fast = bytes as f64 >= Self::FAST as f64 * took.as_secs_f64();
+        if is_fast { self.once } else { self.once.min(self.budget.saturating_sub(held_up)) }
     }
 }
 

@@ -257,8 +257,8 @@ struct Reader {
 
 impl Reader {
     fn read(mut self) {
-        let (mut stalled, mut came) = (Duration::ZERO, 0);
-        while let Some(mut buffer) = self.buffer(&mut stalled, came) {
+        let (mut stalled, mut came, mut begun) = (Duration::ZERO, 0, None);
+        while let Some(mut buffer) = self.buffer(&mut stalled, came, begun) {
             let (filled, ended) = match self.fill(&mut buffer) {
                 Ok(read) => read,
                 Err(error) => {
@@ -267,6 +267,7 @@ impl Reader {
                 }
             };
             came += filled as u64;
+            begun = begun.or_else(|| Some(Instant::now()));
             if filled > 0 && self.full.send((buffer, filled)).is_err() {
                 return;
             }
@@ -302,8 +303,9 @@ impl Reader {
         Ok((filled, false))
     }
 
-    /// A free buffer, when so many bytes have come. `None` when nobody wants it, or it took too long.
-    fn buffer(&self, stalled: &mut Duration, came: u64) -> Option<Vec<u8>> {
+    /// A free buffer, when so many bytes have come since then. `None` when nobody wants it, or it took
+    /// too long.
+    fn buffer(&self, stalled: &mut Duration, came: u64, since: Option<Instant>) -> Option<Vec<u8>> {
         if self.shared.is_stopped() {
             return None;
         }
@@ -313,8 +315,8 @@ impl Reader {
             Err(TryRecvError::Empty) => {}
         }
         let began = Instant::now();
-        let budget = self.limits.stall.allowed(came).saturating_sub(*stalled);
-        let limit = self.limits.stall.once.min(budget);
+        let took = since.map_or(Duration::ZERO, |it| it.elapsed());
+        let limit = self.limits.stall.left(*stalled, came, took);
         loop {
             let left = limit.saturating_sub(began.elapsed());
             match self.emptied.recv_timeout(left.min(LOOK_AGAIN)) {

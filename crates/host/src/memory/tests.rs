@@ -633,3 +633,21 @@ impl Place for Late {
         self.place.punch(offset, bytes)
     }
 }
+
+/// Columns: for how long the guest was held up, MB that came in 10 s, for how long it may be yet.
+#[test]
+fn a_slow_store_is_waited_for_until_its_budget_is_used_up() {
+    let ms = Duration::from_millis;
+    for (held_up, megabytes, left) in [
+        (0, 200, 1000),
+        (4500, 200, 500),
+        (5000, 200, 0),
+        (5000, 999, 0),
+        (5000, 1000, 1000),
+        (9000, 9000, 1000),
+    ] {
+        let bytes = megabytes * 1_000_000;
+        let found = StallLimits::default().left(ms(held_up), bytes, ms(10_000));
+        assert_eq!(found, ms(left), "{held_up} ms, {megabytes} MB");
+    }
+}
