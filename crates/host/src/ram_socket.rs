@@ -21,7 +21,7 @@ const FIRST: u64 = 1 << 20;
 /// After so long without a byte, whoever reads looks up.
 const READ_LIMIT: Duration = Duration::from_millis(100);
 
-/// The reading end. What has been idle for [`READ_LIMIT`] answers with
+/// The reading end. What has been idle for 100 ms answers with
 /// [`io::ErrorKind::WouldBlock`].
 ///
 /// Woken for each piece that is sent, 8 KiB as a rule, a reader takes the sender's CPU away from it 24,000
