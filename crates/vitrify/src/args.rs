@@ -317,7 +317,7 @@ pub(crate) struct RestoreArgs {
 ///
 /// A guest is WARNING where the newest point of a period is older than one and a half periods, or where
 /// the newest point promises less than its rule demands; CRITICAL where it is older than three periods,
-/// or where there is none. Guests that no rule covers are shown as unprotected. A volume of a [[volume]]
+/// or where there is none. Guests that no rule covers are shown as unprotected. A volume with a rule
 /// is judged by its newest snapshots alike; WARNING also where sanoid's timer takes care of it, CRITICAL
 /// where it is not there.
 ///
@@ -352,8 +352,8 @@ pub(crate) struct MetricsArgs {
 /// any longer, memory images included. What was missed while the host was off is not made up for.
 /// Only one tick runs at a time (exit status 75).
 ///
-/// Of the volumes that a [[volume]] of the configuration names, snapshots are taken and pruned by the same
-/// rules; without libvirt too, if the configuration has no [[guest]] (exit status 4 all the same).
+/// Of the volumes that the configuration has rules for, snapshots are taken and pruned alike; without
+/// libvirt too, if it has no rule for guests (exit status 4 all the same).
 ///
 /// Pruned are Vitrify's own points only, by their recorded identity. Never the newest point, the newest
 /// that reached the demanded consistency, what is held, or what was cloned. Nothing of a guest whose
@@ -493,7 +493,7 @@ pub(crate) enum ConfigCommand {
 /// Where libvirt is out of reach, the policies come without rules, and the exit status is 1.
 ///
 /// With --compare no configuration is printed. For each dataset and each guest on it, a table says what
-/// sanoid does by FILE and what vitrify does by its own configuration; where that has no [[guest]], by
+/// sanoid does by FILE and what vitrify does by its own configuration; where that has no rule, by
 /// what would be imported. Below it stand the differences: what only one of them covers, periods, how
 /// many are kept, preferred times, scripts, and what of sanoid's snapshots would stay or go. Then
 /// what cannot be carried over, and what either would take and prune at this moment, as if it were the
