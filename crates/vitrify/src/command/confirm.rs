@@ -9,8 +9,18 @@ use vitrify_core::problem::{Problem, ProblemKind};
 use crate::context::Context;
 use crate::progress::note;
 
-/// The same of so many points that nobody's policy means it: without an answer that is refused.
-pub(crate) fn confirm_drastic(context: &Context, what: &str, name: &str, loss: &str) -> Answer<()> {
+/// The same of so many points that nobody's policy means it: without an answer that is refused. A
+/// rehearsal says that it would ask.
+pub(crate) fn confirm_drastic(
+    context: &Context,
+    dry_run: bool,
+    (what, name): (&str, &str),
+    loss: &str,
+) -> Answer<()> {
+    if dry_run {
+        note(&format!("warning: {loss}, more than half: that needs --yes"));
+        return Ok(());
+    }
     match ask(context, what, name, loss) {
         Err(problem) if problem.kind == ProblemKind::NotFound => {
             Err(Problem::refused(format!("{loss}, more than half: nothing was pruned"))

@@ -326,15 +326,9 @@ impl<'a> Pruning<'a> {
         adoption::adopted(&policies, snapshots, &taken, self.host.world().clock.now())
     }
 
-    /// Goes on with more than half gone only if somebody wants that; a rehearsal says that it would ask.
+    /// Goes on with more than half gone only if somebody wants that.
     fn confirm(&self, guest: &Guest, loss: &str) -> Answer<()> {
-        match self.dry_run {
-            true => {
-                note(&format!("warning: {loss}, more than half: that needs --yes"));
-                Ok(())
-            }
-            false => confirm_drastic(self.context, "guest", guest.name.as_str(), loss),
-        }
+        confirm_drastic(self.context, self.dry_run, ("guest", guest.name.as_str()), loss)
     }
 
     /// What has served and is not among the points that are left.
@@ -359,13 +353,24 @@ impl<'a> Pruning<'a> {
     }
 
     fn add(&mut self, guest: Option<&Guest>, point: Option<&str>, what: &str, why: &Served) {
-        self.pruned.push(json!({ "what": what, "why": why.to_string() }));
-        if !self.context.json {
-            let verb = if self.dry_run { "would prune" } else { "pruned" };
-            let guest = guest.map(|it| it.name.as_str());
-            output::result_of(guest, point, &format!("{verb} {what}: {why}"));
-        }
+        let about = (guest.map(|it| it.name.as_str()), point);
+        self.pruned.push(tell_pruned(self.context, self.dry_run, about, what, why));
     }
+}
+
+/// Says what went, or would go, of a guest and its point where it is theirs; the same for programs.
+pub(crate) fn tell_pruned(
+    context: &Context,
+    dry_run: bool,
+    (guest, point): (Option<&str>, Option<&str>),
+    what: &str,
+    why: &Served,
+) -> Value {
+    if !context.json {
+        let verb = if dry_run { "would prune" } else { "pruned" };
+        output::result_of(guest, point, &format!("{verb} {what}: {why}"));
+    }
+    json!({ "what": what, "why": why.to_string() })
 }
 
 /// A guest's published points.

@@ -216,8 +216,28 @@ pub(crate) fn look<'a>(context: &'a Context, host: &Host<'_>) -> Answer<Guests<'
     Ok(found)
 }
 
-/// Why something is taken of this guest, or volume.
-pub(crate) fn due_line(context: &Context, of: &str, it: &Due) -> String {
+/// Says what is due of a guest, or of a volume that is no guest's, and why.
+pub(crate) fn explain_due(
+    context: &Context,
+    dry_run: bool,
+    guest: Option<&str>,
+    of: &str,
+    due: &[Due],
+) {
+    for it in due {
+        let line = due_line(context, of, it);
+        match dry_run && !context.json {
+            true => output::result(&format!("would take {line}\n")),
+            false if context.is_verbose() => note_of(guest, None, &line),
+            false => {}
+        }
+    }
+    if due.is_empty() && context.is_verbose() {
+        note_of(guest, None, &format!("{of}: nothing is due"));
+    }
+}
+
+fn due_line(context: &Context, of: &str, it: &Due) -> String {
     let shown = |time: Timestamp| {
         time.to_zoned_datetime(context.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
     };
@@ -265,7 +285,8 @@ impl Tick<'_> {
         let mut failed = Vec::new();
         for (guest, rule) in guests {
             let due = self.due(guest, rule, &points);
-            self.explain(guest, &due);
+            let name = guest.name.as_str();
+            explain_due(self.context, self.dry_run, Some(name), name, &due);
             if !due.is_empty() {
                 // One that is shut off has no memory to lose.
                 let must = rule.otherwise == Otherwise::Fail && guest.state.is_active();
@@ -342,23 +363,6 @@ impl Tick<'_> {
         let taken = taken(&facts(published(points, guest), &[], rule.consistency));
         let now = self.host.world().clock.now().to_zoned_datetime(self.zone.clone());
         due(&rule.policy.policy, &taken, &now)
-    }
-
-    fn explain(&self, guest: &Guest, due: &[Due]) {
-        for it in due {
-            let line = due_line(self.context, guest.name.as_str(), it);
-            match self.dry_run && !self.context.json {
-                true => output::result(&format!("would take {line}\n")),
-                false if self.context.is_verbose() => {
-                    note_of(Some(guest.name.as_str()), None, &line);
-                }
-                false => {}
-            }
-        }
-        if due.is_empty() && self.context.is_verbose() {
-            let line = format!("{}: nothing is due", guest.name);
-            note_of(Some(guest.name.as_str()), None, &line);
-        }
     }
 
     fn tell(&mut self, taken: &Taken, rule: Option<&GuestRule>) -> Value {

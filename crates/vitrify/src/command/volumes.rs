@@ -12,7 +12,7 @@ use vitrify_core::inventory::{FoundSnapshot, Guest, Owner, Snapshot};
 use vitrify_core::name::{PointId, PointName, Volume};
 use vitrify_core::point::Purpose;
 use vitrify_core::policy::Period;
-use vitrify_core::policy::due::{Due, due};
+use vitrify_core::policy::due::due;
 use vitrify_core::policy::metrics::VolumeMetrics;
 use vitrify_core::policy::retention::{Retention, retention, taken};
 use vitrify_core::policy::status::{Level, Standing, standing};
@@ -25,9 +25,9 @@ use vitrify_host::rival;
 
 use crate::command::confirm::confirm_drastic;
 use crate::command::hooks;
-use crate::command::prune::explain_one;
+use crate::command::prune::{explain_one, tell_pruned};
 use crate::command::removal::Removed;
-use crate::command::run::{Guests, due_line};
+use crate::command::run::{Guests, explain_due};
 use crate::configuration::time_zone;
 use crate::context::{Context, new_id};
 use crate::exit::{DONE, Status};
@@ -230,7 +230,7 @@ impl<'a> Keeper<'a> {
         for Covered { volume, rule } in &covered {
             let taken = taken(&self.ledger.facts(volume, &found));
             let due = due(&rule.policy.policy, &taken, &now);
-            self.explain(volume, &due);
+            explain_due(self.context, self.dry_run, None, volume.as_str(), &due);
             let place = self.context.config.volumes.iter().position(|it| std::ptr::eq(it, *rule));
             if !due.is_empty() {
                 let periods = due.iter().map(|it| it.period).collect();
@@ -326,20 +326,6 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn explain(&self, volume: &Volume, due: &[Due]) {
-        for it in due {
-            let line = due_line(self.context, volume.as_str(), it);
-            match self.dry_run && !self.context.json {
-                true => output::result(&format!("would take {line}\n")),
-                false if self.context.is_verbose() => note(&line),
-                false => {}
-            }
-        }
-        if due.is_empty() && self.context.is_verbose() {
-            note(&format!("{volume}: nothing is due"));
-        }
-    }
-
     /// Removes what the policies keep no longer, of no volume that failed.
     pub(crate) fn prune(&mut self) {
         let mut covered = self.volumes.covered.clone();
@@ -369,10 +355,9 @@ impl<'a> Keeper<'a> {
         let doomed: Vec<_> = decided.doomed().into_iter().cloned().collect();
         if !doomed.is_empty() && decided.is_drastic() {
             let (count, all) = (doomed.len(), facts.len());
-            self.confirm(
-                volume,
-                &format!("{count} of {all} snapshots of volume '{volume}' would go"),
-            )?;
+            let loss = format!("{count} of {all} snapshots of volume '{volume}' would go");
+            let whose = ("volume", volume.as_str());
+            confirm_drastic(self.context, self.dry_run, whose, &loss)?;
         }
         let left = match self.dry_run {
             true => Vec::new(),
@@ -427,16 +412,6 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    fn confirm(&self, volume: &Volume, loss: &str) -> Answer<()> {
-        match self.dry_run {
-            true => {
-                note(&format!("warning: {loss}, more than half: that needs --yes"));
-                Ok(())
-            }
-            false => confirm_drastic(self.context, "volume", volume.as_str(), loss),
-        }
-    }
-
     fn tell_pruned(
         &mut self,
         volume: &Volume,
@@ -454,11 +429,8 @@ impl<'a> Keeper<'a> {
                 continue;
             };
             let what = format!("{volume}@{}", it.snapshot.name);
-            if !self.context.json {
-                let verb = if self.dry_run { "would prune" } else { "pruned" };
-                output::result(&format!("{verb} {what}: {served}\n"));
-            }
-            self.pruned.push(json!({ "what": what, "why": served.to_string() }));
+            let told = tell_pruned(self.context, self.dry_run, (None, None), &what, served);
+            self.pruned.push(told);
         }
     }
 }
