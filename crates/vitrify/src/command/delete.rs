@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use vitrify_core::name::GuestName;
+use vitrify_core::name::{GuestName, PointId};
 use vitrify_core::ports::{Answer, FoundPoint};
 use vitrify_core::problem::Problem;
 
 use crate::args::DeleteArgs;
 use crate::command::confirm::confirm;
-use crate::command::removal::{Guest, Wanted, remove, remove_unreadable};
+use crate::command::removal::{Guest, Removed, Wanted, remove, remove_unreadable};
 use crate::context::{Context, Host};
 use crate::exit::{DONE, Status};
 use crate::output;
@@ -27,24 +27,34 @@ pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Answer<Status> {
     let guest = Guest { name: &manifest.guest, uuid: &manifest.guest_uuid };
     let wanted = Wanted { points: BTreeSet::from([manifest.id.clone()]), images: Vec::new() };
     let removed = remove(context, &host, guest, &wanted)?;
+    let kept = match manifest.volumes.len() - removed.destroyed.len() {
+        0 => String::new(),
+        kept => format!("; {kept} of its snapshots serve other points and stay"),
+    };
+    tell(context, &manifest.guest, (&name, &manifest.id), removed, &kept)
+}
+
+/// Says what became of a point, and of its snapshots.
+fn tell(
+    context: &Context,
+    guest: &GuestName,
+    (point, id): (&str, &PointId),
+    removed: Removed,
+    of_snapshots: &str,
+) -> Answer<Status> {
     if let Some(failure) = removed.failures.into_iter().next() {
         return Err(failure.into());
     }
     if context.json {
         output::json(&json!({
             "version": 1,
-            "guest": manifest.guest,
-            "point": name,
-            "id": manifest.id,
+            "guest": guest,
+            "point": point,
+            "id": id,
             "destroyed": removed.destroyed,
         }));
     } else {
-        let kept = manifest.volumes.len() - removed.destroyed.len();
-        let kept = match kept {
-            0 => String::new(),
-            kept => format!("; {kept} of its snapshots serve other points and stay"),
-        };
-        output::result(&format!("{}@{name}: deleted{kept}\n", manifest.guest));
+        output::result(&format!("{guest}@{point}: deleted{of_snapshots}\n"));
     }
     Ok(DONE)
 }
@@ -66,23 +76,8 @@ fn delete_unreadable(
     );
     confirm(context, guest, &loss)?;
     let removed = remove_unreadable(context, &host, Guest { name: guest, uuid: &point.guest }, id)?;
-    if let Some(failure) = removed.failures.into_iter().next() {
-        return Err(failure.into());
-    }
-    if context.json {
-        output::json(&json!({
-            "version": 1,
-            "guest": guest,
-            "point": id,
-            "id": id,
-            "destroyed": removed.destroyed,
-        }));
-    } else {
-        output::result(&format!(
-            "{guest}@{id}: deleted; 'vitrify repair' names the snapshots that it left\n"
-        ));
-    }
-    Ok(DONE)
+    let left = "; 'vitrify repair' names the snapshots that it left";
+    tell(context, guest, (id.as_str(), id), removed, left)
 }
 
 /// Whether a point lies in the home of this guest, which may be named by its uuid.
